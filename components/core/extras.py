@@ -12,13 +12,16 @@ from typing import Literal
 
 from components.core.errors import ConfigError
 
-Extra = Literal["avro", "ray", "redaction", "s3"]
+Extra = Literal["avro", "comet", "ray", "redaction", "s3", "tensorboard", "wandb"]
 
 EXTRA_MODULES: dict[Extra, tuple[str, ...]] = {
     "avro": ("cramjam", "fastavro"),
+    "comet": ("comet_ml",),
     "ray": ("ray",),
     "redaction": ("email_validator", "kingfisher_sdk"),
     "s3": ("dvc_s3", "s3fs"),
+    "tensorboard": ("tensorboard",),
+    "wandb": ("wandb",),
 }
 """Modules of the packages of each extra."""
 
@@ -38,6 +41,5 @@ def require_extra(extra: Extra, feature: str) -> None:
         raise ConfigError(
             f"{feature} requires {' and '.join(missing)}, not installed in this environment",
             expected=f"the extra `{extra}` of codegen-platform",
-            fix=f"run `pip install '.[{extra}]'` in the checkout of codegen-platform (`make` "
-            "installs every extra)",
+            fix=f"run `pip install '.[{extra}]'` in the checkout of codegen-platform",
         )

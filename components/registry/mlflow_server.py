@@ -1,92 +1,62 @@
-"""`python -m components.registry.mlflow_server --port PORT`: the MLflow server behind
+"""`python -m components.registry.mlflow_server PORT`: the MLflow server behind
 `core.http_guard`.
 
-The guarded application is an app plugin of MLflow (`--app-name`). MLflow finds plugins in the entry
-points of installed packages. This process registers its plugin itself, so that it also works in a
-checkout that was not installed again. The guard wraps the whole application, so it covers every
-route. docs/decisions/0011 explains why MLflow's basic-auth app is not used.
+This process serves MLflow's application itself: `mlflow server` imports MLflow a second time in a
+process of its own, which doubles the time until it responds. The guard wraps the whole application,
+so it covers every route. docs/decisions/0011 explains why MLflow's basic-auth app is not used.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
-from collections.abc import Iterator
-from importlib.metadata import Distribution, DistributionFinder
-from pathlib import Path
+
+import uvicorn  # Before MLflow, which then knows that it is imported by a server.
 
 from components.core.errors import ConfigError
 from components.core.http_guard import LOOPBACK_NAMES, HttpGuard
 
 CREDENTIALS = "CODEGEN_MLFLOW_CREDENTIALS"
 """Environment variable with the `USER:PASSWORD` that every request must send."""
-_APP_NAME = "codegen"
+STORE_URI = "MLFLOW_BACKEND_STORE_URI"
+"""Environment variable with the URI of the database."""
 _HOST = "127.0.0.1"
+_UPLOADS = "./mlartifacts"
+"""The default of `mlflow server`. Used by experiments that a user creates on the page; flows name
+the folder of the workspace."""
 
 
-class _Plugin(Distribution):
-    """Metadata of a package whose only entry point is the guarded application."""
-
-    _FILES = {  # noqa: RUF012 - constant
-        "METADATA": "Metadata-Version: 2.1\nName: codegen-mlflow-app\nVersion: 0\n",
-        "entry_points.txt": "[mlflow.app]\n"
-        f"{_APP_NAME} = components.registry.mlflow_server:create_app\n",
-    }
-
-    def read_text(self, filename: str) -> str | None:
-        """Return the text of a metadata file."""
-        return self._FILES.get(filename)
-
-    def locate_file(self, path: str | os.PathLike[str]) -> Path:
-        """Return the path of a file of the package."""
-        return Path(__file__).parents[2] / path
-
-
-class _Finder(DistributionFinder):
-    """Adds the plugin to the installed packages."""
-
-    def find_distributions(
-        self, context: DistributionFinder.Context | None = None
-    ) -> Iterator[Distribution]:
-        """Yield the plugin if the context matches it."""
-        plugin = _Plugin()
-        if context is None or context.name in (None, plugin.name):
-            yield plugin
-
-
-def create_app() -> HttpGuard:
-    """Return the guarded MLflow application; the web server of `mlflow server` calls it.
+def main(port: int) -> None:
+    """Serve until a signal arrives.
 
     Raises:
         ConfigError: the credentials are not set.
+        MlflowException: the database cannot be used.
     """
-    _require_credentials()
-    from mlflow.server.fastapi_app import app
-
-    return HttpGuard(app, names=LOOPBACK_NAMES, credentials=os.environ[CREDENTIALS])
-
-
-def main() -> None:
-    """Run `mlflow server` with the guarded application.
-
-    Raises:
-        ConfigError: the credentials are not set.
-    """
-    _require_credentials()
-    sys.meta_path.append(_Finder())
-    from mlflow.cli import cli  # Reads the entry points at import.
-
-    cli(["server", "--app-name", _APP_NAME, "--host", _HOST, *sys.argv[1:]], prog_name="mlflow")
-
-
-def _require_credentials() -> None:
-    if ":" not in os.environ.get(CREDENTIALS, ""):
+    credentials = os.environ.get(CREDENTIALS, "")
+    if ":" not in credentials:
         raise ConfigError(
             f"{CREDENTIALS} is not set",
             expected="USER:PASSWORD, which every request to the MLflow server must send",
             fix="start the server with `codegen ui` or `codegen serve`, which generate it",
         )
+    from mlflow.server import constants, handlers
+    from mlflow.server.fastapi_app import app
+    from mlflow.store.tracking import DEFAULT_ARTIFACTS_URI
+
+    os.environ |= {
+        constants.BACKEND_STORE_URI_ENV_VAR: os.environ[STORE_URI],
+        constants.ARTIFACT_ROOT_ENV_VAR: DEFAULT_ARTIFACTS_URI,
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: _UPLOADS,
+        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+    }
+    handlers.initialize_backend_stores()
+    guarded = HttpGuard(app, names=LOOPBACK_NAMES, credentials=credentials)
+    gc.freeze()
+    gc.enable()
+    uvicorn.run(guarded, host=_HOST, port=port)
 
 
 if __name__ == "__main__":
-    main()
+    main(int(sys.argv[1]))

@@ -12,19 +12,20 @@ from __future__ import annotations
 import logging
 import socket
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 
 from components.core.files import read_json
 from components.core.host_memory import free_memory_bytes
-from components.training.config import TrainingExecution
+from components.training.config import Precision, TrainingExecution
 from components.training.deepspeed_config import (
     deepspeed_config,
     effective_zero_stage,
     sequences_per_replica,
 )
+from components.training.deepspeed_options import LOG_OPTIONS
 from components.training.distributed import broadcast_object
 from components.training.hardware import Hardware
 from components.training.planning.devices import RESERVED_SHARE
@@ -66,7 +67,7 @@ def resolve_micro_batch(folder: Path, file: RunFile, hardware: Hardware) -> int:
 
 def resolve_precision(
     folder: Path, execution: TrainingExecution, device: torch.device
-) -> Literal["auto", "fp32", "bf16"]:
+) -> Literal["auto"] | Precision:
     """The configured precision; for auto, that of an earlier attempt on such a device, if any."""
     if execution.precision != "auto":
         return execution.precision
@@ -76,7 +77,7 @@ def resolve_precision(
         was_on_gpu = config["zero_optimization"]["overlap_comm"]
     except (OSError, ValueError, KeyError):
         return "auto"
-    if was_on_gpu != (device.type == "cuda"):
+    if was_on_gpu != (device.type == "cuda") or "fp16" in config:
         return "auto"
     return "bf16" if is_bf16 else "fp32"
 
@@ -116,9 +117,13 @@ def _previous_micro_batch(folder: Path, file: RunFile, hardware: Hardware) -> in
         file.execution.replace(micro_batch=micro_batch),
         file.run.model.context_length,
         on_gpu=hardware.device.type == "cuda",
-        bf16=hardware.precision == "bf16",
+        precision=hardware.precision,
     )
-    return micro_batch if config == expected else None
+    return micro_batch if _without_logs(config) == _without_logs(expected) else None
+
+
+def _without_logs(config: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in config.items() if name not in LOG_OPTIONS}
 
 
 def _planned_bytes(file: RunFile, hardware: Hardware, micro_batch: int) -> int:
@@ -126,9 +131,7 @@ def _planned_bytes(file: RunFile, hardware: Hardware, micro_batch: int) -> int:
     layout = file.execution.replace(
         micro_batch=micro_batch,
         precision=hardware.precision,
-        zero_stage=effective_zero_stage(
-            file.execution.zero_stage, bf16=hardware.precision == "bf16"
-        ),
+        zero_stage=effective_zero_stage(file.execution.zero_stage, hardware.precision),
     )
     memory = peak_memory(file.run.model, layout, _sequences_per_replica(file) // micro_batch)
     return memory.total_bytes + (memory.host_bytes if hardware.device.type == "cpu" else 0)

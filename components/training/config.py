@@ -20,9 +20,11 @@ from pydantic import Field, model_validator
 from components.core.config import Config
 from components.core.errors import ConfigError
 from components.dataset.config import StreamingCacheConfig
+from components.training.deepspeed_merge import Options, read_options, requested_precision
 
 OffloadDevice = Literal["none", "cpu", "nvme"]
 Offload = Literal["none", "optimizer", "all"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
 ZERO_STAGES = (0, 1, 2, 3)
 MIN_ZERO_STAGE: dict[Offload, int] = {"none": 0, "optimizer": 1, "all": 3}
@@ -195,9 +197,9 @@ class ParallelLayout(Config):
     zero_stage: int = Field(default=1, ge=0, le=3)
     """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights
     too (ZeRO, arXiv 1910.02054)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto"] | Precision = "auto"
     """Of products and gradients. auto: bf16 if a probe at the start of the stage measures it to be
-    clearly faster."""
+    clearly faster. fp16 uses DeepSpeed's loss scaling."""
     offload_optimizer: OffloadDevice = "none"
     """Device of the optimizer state. Requires ZeRO 1 to 3; nvme requires ZeRO 3."""
     offload_parameters: OffloadDevice = "none"
@@ -245,10 +247,10 @@ class ParallelLayout(Config):
         if self.precision == "auto":
             raise ConfigError(
                 "precision is auto, which is resolved when the stage starts",
-                expected="fp32 or bf16",
-                fix="set --exec training.precision=fp32 or bf16",
+                expected="fp32, bf16 or fp16",
+                fix="set --exec training.precision=fp32, bf16 or fp16",
             )
-        return 2 if self.precision == "bf16" else 4
+        return 4 if self.precision == "fp32" else 2
 
     @model_validator(mode="after")
     def _check_ranks(self) -> Self:
@@ -325,6 +327,9 @@ class TrainingExecution(ParallelLayout):
     evaluated checkpoint is retained. 0: no evaluation."""
     eval_sequences: int = Field(default=4, ge=1)
     """Maximum sequences to evaluate per held-out split."""
+    deepspeed_config: Options | None = None
+    """DeepSpeed options to merge into the configuration of a stage: monitors, profiler, loss
+    scaling, buckets of ZeRO. On the command line also the path of a JSON file with them."""
     streaming: StreamingCacheConfig | None = None
     """Cache to stream corpora from a remote store, with the credentials of the file system's own
     configuration. None: corpora are downloaded."""
@@ -334,6 +339,27 @@ class TrainingExecution(ParallelLayout):
         """Whether ranks compute on GPUs. Looks for NVIDIA's driver, without importing torch."""
         has_driver = Path("/dev/nvidiactl").exists()
         return self.device == "cuda" or (self.device == "auto" and has_driver)
+
+    @property
+    def deepspeed_options(self) -> Options:
+        """The user's DeepSpeed options."""
+        return self.deepspeed_config or {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_deepspeed_config(cls, values: Any) -> Any:
+        """Replace a path by the content of the file, and precision auto by the user's precision.
+
+        The file is read here, so that records, deployments and ranks have its content.
+        """
+        if not isinstance(values, dict) or values.get("deepspeed_config") is None:
+            return values
+        options = read_options(values["deepspeed_config"])
+        values = values | {"deepspeed_config": options or None}
+        precision = requested_precision(options)
+        if precision and values.get("precision", "auto") == "auto":
+            values["precision"] = precision
+        return values
 
     @model_validator(mode="after")
     def _check_required_paths(self) -> Self:

@@ -1,8 +1,8 @@
 """The division of the global batch, and the DeepSpeed configuration of a stage, as pure functions.
 
-Only settings that differ from DeepSpeed's defaults are passed. DeepSpeed does not schedule the
-learning rate (see `schedule`); `lr` and `weight_decay` are the initial values of the parameter
-groups that `distributed.build_engine` makes.
+Only settings that differ from DeepSpeed's defaults are passed, and the user's options. DeepSpeed
+does not schedule the learning rate (see `schedule`); `lr` and `weight_decay` are the initial values
+of the parameter groups that `distributed.build_engine` makes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,15 @@ import math
 from typing import Any
 
 from components.core.errors import ConfigError
+from components.core.extras import require_extra
 from components.model.config import ModelConfig
-from components.training.config import StageConfig, TrainingExecution
+from components.training.config import Precision, StageConfig, TrainingExecution
+from components.training.deepspeed_merge import (
+    FIELD,
+    check_conflicts,
+    merge_options,
+    required_extras,
+)
 
 BUCKET_ELEMENTS = 50_000_000
 """Gradient elements per reduction (200 MB in fp32); assumption: large enough that a small model
@@ -130,40 +137,41 @@ def deepspeed_config(
     context_length: int,
     *,
     on_gpu: bool,
-    bf16: bool,
+    precision: Precision,
 ) -> dict[str, Any]:
     """The configuration for `deepspeed.initialize`, as plain JSON values.
 
     Args:
         on_gpu: communication overlaps with computation, on a second stream.
-        bf16: products and gradients are bf16; weights and optimizer state are fp32.
+        precision: of products and gradients; weights and optimizer state are fp32.
 
     Raises:
-        ConfigError: the global batch does not divide.
+        ConfigError: the global batch does not divide, or the user's options contradict the run.
     """
+    options = execution.deepspeed_options
+    check_conflicts(options, _decided_values(stage, execution, context_length, precision))
     config: dict[str, Any] = {
         "train_batch_size": num_sequences_per_step(stage, context_length),
         "train_micro_batch_size_per_gpu": execution.resolved_micro_batch,
         "gradient_accumulation_steps": accumulation_steps(stage, execution, context_length),
         "gradient_clipping": stage.gradient_clip,
-        "bf16": {"enabled": bf16},
+        "bf16": {"enabled": precision == "bf16"},
         "optimizer": {
             "type": "AdamW",
             "params": {
-                "lr": stage.learning_rate,
-                "betas": [stage.beta1, stage.beta2],
-                "eps": stage.eps,
-                "weight_decay": stage.weight_decay,
+                **_adam_parameters(stage),
                 # DeepSpeed's own CPU Adam is compiled on first use and needs a C++ compiler.
                 "torch_adam": True,
                 # A single pass over memory: 1.5 ms instead of 14 for 1.8M parameters (measured).
                 "fused": True,
             },
         },
-        "zero_optimization": _zero_config(execution, on_gpu=on_gpu, bf16=bf16),
+        "zero_optimization": _zero_config(execution, on_gpu=on_gpu, precision=precision),
         # An offloaded optimizer may be torch's, which needs no compiler.
         "zero_force_ds_cpu_optimizer": False,
     }
+    if precision == "fp16":
+        config["fp16"] = {"enabled": True}
     if execution.ranks_per_replica > 1:
         # DeepSpeed would multiply by ranks instead of replicas. It only reports the value.
         del config["train_batch_size"]
@@ -172,17 +180,96 @@ def deepspeed_config(
             "autotp_size": execution.tensor_parallel,
             "partition_config": {"use_default_specs": False, "layer_specs": _AUTOTP_LAYER_SPECS},
         }
-    return config
+    return merge_options(config, options)
 
 
-def effective_zero_stage(zero_stage: int, *, bf16: bool) -> int:
-    """The ZeRO stage that DeepSpeed runs: at least 1 in bf16, for the fp32 copy of the weights."""
-    return max(zero_stage, int(bf16))
+def effective_zero_stage(zero_stage: int, precision: Precision) -> int:
+    """The ZeRO stage that DeepSpeed runs: at least 1 in bf16 and fp16, for fp32 weights."""
+    return max(zero_stage, int(precision != "fp32"))
 
 
-def _zero_config(execution: TrainingExecution, *, on_gpu: bool, bf16: bool) -> dict[str, Any]:
+def check_deepspeed_options(
+    stage: StageConfig, execution: TrainingExecution, context_length: int
+) -> None:
+    """Check the user's DeepSpeed options and the precision before the ranks start.
+
+    Raises:
+        ConfigError: options contradict the run, a monitor requires an extra that is not installed,
+            or this CPU does not support fp16.
+    """
+    options = execution.deepspeed_options
+    for monitor, extra in required_extras(options):
+        require_extra(extra, f"{FIELD}.{monitor}")
+    precision = "fp32" if execution.precision == "auto" else execution.precision
+    check_conflicts(options, _decided_values(stage, execution, context_length, precision))
+    if execution.launcher == "local":
+        check_fp16_support(execution)
+
+
+def check_fp16_support(execution: TrainingExecution) -> None:
+    """Check that the device of this host supports fp16, if that is the precision.
+
+    Raises:
+        ConfigError: it is a CPU without fp16 instructions.
+    """
+    if execution.precision != "fp16" or execution.uses_gpu:
+        return
+    import torch  # Most callers do not need it.
+
+    if not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        raise ConfigError(
+            "precision is fp16, and DeepSpeed does not support fp16 on this CPU",
+            expected="a GPU, or a CPU with fp16 instructions (AVX-512 FP16 or AMX FP16)",
+            fix="set --exec training.precision=fp32 or bf16, and remove fp16 from "
+            f"{FIELD}, or set --exec training.device=cuda",
+        )
+
+
+def _decided_values(
+    stage: StageConfig, execution: TrainingExecution, context_length: int, precision: Precision
+) -> dict[str, Any]:
+    """Return the values that recipe and execution config decide, named as DeepSpeed's options."""
+    has_micro_batch = execution.micro_batch != "auto"
+    return {
+        "train_batch_size": num_sequences_per_step(stage, context_length),
+        "train_micro_batch_size_per_gpu": execution.micro_batch,
+        "gradient_accumulation_steps": accumulation_steps(stage, execution, context_length)
+        if has_micro_batch
+        else "auto",
+        "gradient_clipping": stage.gradient_clip,
+        "optimizer": {"params": _adam_parameters(stage)},
+        "bf16": {"enabled": precision == "bf16"},
+        "fp16": {"enabled": precision == "fp16"},
+        "zero_optimization": {
+            "stage": execution.zero_stage,
+            "offload_optimizer": {
+                "device": execution.offload_optimizer,
+                "nvme_path": execution.nvme_folder,
+            },
+            "offload_param": {
+                "device": execution.offload_parameters,
+                "nvme_path": execution.nvme_folder,
+            },
+        },
+        "tensor_parallel": {"autotp_size": execution.tensor_parallel},
+        "sequence_parallel_size": execution.sequence_parallel,
+    }
+
+
+def _adam_parameters(stage: StageConfig) -> dict[str, Any]:
+    return {
+        "lr": stage.learning_rate,
+        "betas": [stage.beta1, stage.beta2],
+        "eps": stage.eps,
+        "weight_decay": stage.weight_decay,
+    }
+
+
+def _zero_config(
+    execution: TrainingExecution, *, on_gpu: bool, precision: Precision
+) -> dict[str, Any]:
     config: dict[str, Any] = {
-        "stage": effective_zero_stage(execution.zero_stage, bf16=bf16),
+        "stage": effective_zero_stage(execution.zero_stage, precision),
         "reduce_bucket_size": BUCKET_ELEMENTS,
         "allgather_bucket_size": BUCKET_ELEMENTS,
         "overlap_comm": on_gpu,

@@ -18,13 +18,14 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from deepspeed.accelerator import set_accelerator
 from deepspeed.accelerator.cpu_accelerator import CPU_Accelerator
+from deepspeed.runtime.config import DeepSpeedConfig, DeepSpeedConfigError
 from deepspeed.sequence.layer import DistributedAttention
 from deepspeed.utils import groups, safe_get_full_fp32_param
 from torch import Tensor, nn
 from torch.distributed.constants import default_pg_timeout
 from torch.distributed.rendezvous import rendezvous
 
-from components.core.errors import PortInUseError, TrainingError
+from components.core.errors import ConfigError, PortInUseError, TrainingError
 
 _RENDEZVOUS_TIMEOUT_S = 300
 """Time for all ranks to start and read their model (assumption: the largest, over a network)."""
@@ -75,7 +76,20 @@ def _rendezvous() -> tuple[Any, int, int]:
 
 
 def build_engine(model: nn.Module, weight_decay: float, config: dict[str, Any]) -> Any:
-    """DeepSpeed's engine; `engine(tokens, z_loss=...)` computes the loss of a micro-batch."""
+    """DeepSpeed's engine; `engine(tokens, z_loss=...)` computes the loss of a micro-batch.
+
+    Raises:
+        ConfigError: DeepSpeed refuses a value of the configuration.
+    """
+    try:
+        DeepSpeedConfig(config)
+    except (AssertionError, DeepSpeedConfigError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"DeepSpeed refuses its configuration: {error}",
+            expected="values that DeepSpeed accepts",
+            fix="correct training.deepspeed_config; observed/deepspeed.json of the stage has the "
+            "merged configuration",
+        ) from error
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=_parameter_groups(model.parameters(), weight_decay),

@@ -13,17 +13,16 @@ from __future__ import annotations
 import math
 import resource
 import time
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
 
 from components.core.errors import ConfigError
-from components.training.config import TrainingExecution
+from components.training.config import Precision, TrainingExecution
 from components.training.distributed import broadcast_object
 
-Precision = Literal["fp32", "bf16"]
-
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _MIN_BF16_SPEEDUP = 1.3
 """bf16 is chosen above this speedup, because it costs accuracy (assumption)."""
 _PROBE_S = 0.5
@@ -46,9 +45,8 @@ class Hardware(NamedTuple):
 def measure_hardware(execution: TrainingExecution, device: torch.device) -> Hardware:
     """Measure the machine. All ranks call this together and get the same precision."""
     precision = broadcast_object(select_precision(execution, device))
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     dist.barrier()
-    flops = _measure_flops(device, dtype, _PROBE_SIZES[device.type], _PROBE_S)
+    flops = _measure_flops(device, _DTYPES[precision], _PROBE_SIZES[device.type], _PROBE_S)
     total_flops = torch.tensor(flops, dtype=torch.float64, device=device)
     dist.all_reduce(total_flops)
     return Hardware(device, precision, total_flops.item())

@@ -35,6 +35,8 @@ class StepMetrics(Config):
     """Global L2 norm before clipping. None: not finite, or the batch was skipped."""
     skipped: bool = False
     """The batch was skipped: no weight changed."""
+    loss_scale: float | None = None
+    """Loss scale of the next step in fp16; None in other precisions."""
     bits_per_byte: float | None = None
     """The loss per byte of the text that the predicted tokens represent, z-loss included."""
     held_out: dict[str, float | None] | None = None

@@ -28,6 +28,8 @@ METRICS_FILE = f"{OBSERVED_DIR}metrics.jsonl"
 DEEPSPEED_FILE = f"{OBSERVED_DIR}deepspeed.json"
 """The DeepSpeed configuration of the stage's last attempt."""
 LOG_FILE = f"{OBSERVED_DIR}train.log"
+MONITOR_FOLDER = f"{OBSERVED_DIR}monitors"
+"""Default folder of the logs of DeepSpeed's monitors."""
 OPTIMIZER_FILE = "optimizer.safetensors"
 """Adam's moments beside the weights, for a next stage that inherits them."""
 
@@ -75,6 +77,8 @@ class RunFile(Config):
 
     run: StageRun
     execution: TrainingExecution
+    monitor_folder: str | None = None
+    """Folder for the logs of DeepSpeed's monitors. None: `MONITOR_FOLDER` of the stage."""
     micro_batch_upper_bound: int | None = None
     """With micro_batch auto: a micro-batch that ran out of memory; smaller sizes are tried."""
 

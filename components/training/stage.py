@@ -30,7 +30,11 @@ from components.training.checkpoint.optimizer_state import (
     save_optimizer_state,
 )
 from components.training.config import TrainingExecution
-from components.training.deepspeed_config import deepspeed_config
+from components.training.deepspeed_config import (
+    check_fp16_support,
+    deepspeed_config,
+    num_sequences_per_step,
+)
 from components.training.distributed import (
     SequenceSlice,
     broadcast_object,
@@ -40,8 +44,15 @@ from components.training.distributed import (
 )
 from components.training.hardware import Hardware, measure_hardware, select_device
 from components.training.launch.failure import wrap_os_errors
+from components.training.monitors import (
+    close_monitors,
+    rewind_monitors,
+    set_wandb_variables,
+    with_log_paths,
+)
 from components.training.run_file import (
     DEEPSPEED_FILE,
+    MONITOR_FOLDER,
     RESULT_FILE,
     RUN_FILE,
     WORK_FOLDER,
@@ -98,7 +109,8 @@ def exclusive_trainer(work: Path, rank: int, timeout_s: float = _LOCK_TIMEOUT_S)
 def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     run = file.run
     device = select_device(file.execution, local_rank)
-    # Fails before the rendezvous, in which the other ranks would wait.
+    # These fail before the rendezvous, in which the other ranks would wait.
+    check_fp16_support(file.execution)
     open_split(run, file.execution.streaming)
     model = _load_or_init_model(run)
     init_process_group(device)
@@ -111,11 +123,19 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         execution,
         run.model.context_length,
         on_gpu=device.type == "cuda",
-        bf16=hardware.precision == "bf16",
+        precision=hardware.precision,
     )
+    monitor_folder = Path(file.monitor_folder or folder / MONITOR_FOLDER)
+    config = with_log_paths(config, folder, monitor_folder)
     if rank == 0:
         write_json(folder / DEEPSPEED_FILE, config)
+        set_wandb_variables(config, monitor_folder, folder / WORK_FOLDER)
     engine, inherited_updates = _build_engine(model, run, config, resume_point)
+    num_samples = num_sequences_per_step(run.config, run.model.context_length)
+    # DeepSpeed multiplies by ranks instead of replicas, and its monitors count these samples.
+    engine._config.train_batch_size = num_samples
+    if rank == 0:
+        rewind_monitors(engine.monitor, num_samples * (resume_point.step if resume_point else 0))
     trainer = Trainer(
         engine=engine,
         run=run,
@@ -127,9 +147,10 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         inherited_updates=inherited_updates,
     )
     skip_state = trainer.train(folder, resume_point)
+    close_monitors(engine.monitor)
     checkpoints.finish()
     if run.save_optimizer_state:
-        num_updates = inherited_updates + run.config.steps - skip_state.num_skipped
+        num_updates = inherited_updates + run.config.steps - skip_state.num_without_update
         save_optimizer_state(engine, model, folder, num_updates)
     trained_model = _gather_model(model)
     if rank == 0:
@@ -215,7 +236,7 @@ def _write_result(folder: Path, model: CodeGen, run: StageRun, skip_state: SkipS
     result = {
         "steps": run.config.steps,
         "tokens": run.config.steps * run.config.global_batch_tokens,
-        "skipped_steps": skip_state.num_skipped,
+        "skipped_steps": skip_state.num_without_update,
         "final_loss": skip_state.losses[-1] if skip_state.losses else None,
         "num_parameters": run.model.num_parameters,
     }

@@ -1,5 +1,8 @@
 """Decides which batches to skip: those without a finite loss or gradient, and loss spikes.
 
+An overflow of fp16 gradients also skips an update. It is counted, but not limited: DeepSpeed lowers
+the loss scale, and stops the stage at the lowest.
+
 The decision for a step depends on the losses of this and earlier steps only. Every rank has all of
 them, so all ranks decide alike, and so does a resumed stage. The spike rule is that of OLMo-core's
 skip-step optimizer, applied to the loss. Not covered: spikes of the gradient norm, which DeepSpeed
@@ -24,8 +27,16 @@ class SkipState(NamedTuple):
     """The state of the rule after a step, stored in checkpoints."""
 
     num_skipped: int = 0
+    """Batches that were skipped by the rule."""
+    num_overflows: int = 0
+    """Batches without an update because their gradient overflowed fp16."""
     losses: tuple[float, ...] = ()
     """Losses of the last batches that were not skipped, oldest first."""
+
+    @property
+    def num_without_update(self) -> int:
+        """Batches that changed no weight."""
+        return self.num_skipped + self.num_overflows
 
 
 class StepSkipper:
@@ -36,12 +47,13 @@ class StepSkipper:
         self._limit = limit
         self._spike_num_std = loss_spike_num_std
         self.num_skipped = state.num_skipped
+        self._num_overflows = state.num_overflows
         self._losses = deque(state.losses, maxlen=SPIKE_WINDOW)
 
     @property
     def state(self) -> SkipState:
         """The state to resume from."""
-        return SkipState(self.num_skipped, tuple(self._losses))
+        return SkipState(self.num_skipped, self._num_overflows, tuple(self._losses))
 
     @property
     def is_limit_exceeded(self) -> bool:
@@ -70,3 +82,7 @@ class StepSkipper:
             self.num_skipped += 1
         else:
             self._losses.append(loss)
+
+    def record_overflow(self) -> None:
+        """Record a step whose update was skipped because its gradient overflowed fp16."""
+        self._num_overflows += 1

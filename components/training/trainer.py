@@ -33,6 +33,7 @@ from components.training.distributed import gather_values
 from components.training.hardware import Hardware, peak_memory_bytes
 from components.training.launch.rank_process import is_preemption_requested, preemption_error
 from components.training.metrics import MetricsFile, StepMetrics
+from components.training.monitors import log_step
 from components.training.run_file import METRICS_FILE, StageRun
 from components.training.schedule import learning_rate
 from components.training.step_skipping import SkipState, StepSkipper
@@ -40,6 +41,8 @@ from components.training.validation_loss import HeldOutEvaluator
 
 logger = logging.getLogger(__name__)
 
+_LOWEST_LOSS_SCALE_MESSAGE = "loss scale already at minimum"
+"""Part of DeepSpeed's message; its error has no class of its own."""
 _MAX_NAMED_DOCUMENTS = 8
 """Documents in a message."""
 
@@ -68,6 +71,7 @@ class _StepResult(NamedTuple):
     loss: float | None
     grad_norm: float | None
     is_skipped: bool
+    loss_scale: float | None
     bits_per_byte: float | None
     peak_memory_bytes: int
     is_preempted: bool
@@ -128,7 +132,9 @@ class Trainer:
                     self.run, self.hardware.peak_flops, steps_done, metrics.elapsed_s
                 )
                 for step in self._train_steps(steps_done, skipper):
-                    metrics.append(timer.measure(step))
+                    line = timer.measure(step)
+                    metrics.append(line)
+                    log_step(self.engine.monitor, line, line.step * self.batches.num_per_step)
         else:
             for _ in self._train_steps(steps_done, skipper):
                 pass
@@ -169,7 +175,7 @@ class Trainer:
     def _save(
         self, step: int, skipper: StepSkipper, held_out: dict[str, float | None] | None
     ) -> float:
-        num_updates = self.inherited_updates + step - skipper.num_skipped
+        num_updates = self.inherited_updates + step - skipper.state.num_without_update
         score = _mean_score(held_out or {})
         return self.checkpoints.save(self.engine, step, num_updates, score, skipper.state)
 
@@ -206,13 +212,16 @@ class Trainer:
             loss = loss * math.nan  # DeepSpeed makes no update if the gradient is not finite.
         self.engine.backward(loss)
         grad_norm = self._grad_norm_without_zero()
-        self.engine.step()
+        self._update_weights(step)
         if not skip_reason:
             if grad_norm is None:
                 grad_norm = float(self.engine.get_global_grad_norm())
             if not math.isfinite(grad_norm):
                 skip_reason = f"the gradient norm is {grad_norm}"
-                self._skip_batch(step, skip_reason, self.batches.step_sequences(step), skipper)
+                if self._is_loss_scale_dynamic:
+                    skipper.record_overflow()  # DeepSpeed logs it and lowers the loss scale.
+                else:
+                    self._skip_batch(step, skip_reason, self.batches.step_sequences(step), skipper)
         mean_loss = math.fsum(stats.losses) / len(stats.losses)
         if not skip_reason:
             skipper.record(mean_loss)
@@ -220,10 +229,39 @@ class Trainer:
             loss=mean_loss if math.isfinite(mean_loss) else None,
             grad_norm=None if skip_reason else grad_norm,
             is_skipped=bool(skip_reason),
+            loss_scale=self._loss_scale,
             bits_per_byte=self._bits_per_byte(mean_loss, stats.num_bytes),
             peak_memory_bytes=stats.peak_memory_bytes,
             is_preempted=stats.is_preempted,
         )
+
+    def _update_weights(self, step: int) -> None:
+        """Update the weights, unless the gradient is not finite.
+
+        Raises:
+            TrainingError: the gradient overflows fp16 at the lowest loss scale.
+        """
+        try:
+            self.engine.step()
+        except Exception as error:
+            if _LOWEST_LOSS_SCALE_MESSAGE not in str(error):
+                raise
+            raise TrainingError(
+                f"stage {self.run.stage}, step {step}: the gradient overflows fp16 at the lowest "
+                "loss scale",
+                expected="a finite gradient at fp16.min_loss_scale",
+                fix="set --exec training.precision=bf16 or fp32, or lower learning_rate",
+            ) from error
+
+    @property
+    def _is_loss_scale_dynamic(self) -> bool:
+        is_fp16 = self.hardware.precision == "fp16"
+        return is_fp16 and bool(self.engine.dynamic_loss_scale())
+
+    @property
+    def _loss_scale(self) -> float | None:
+        is_fp16 = self.hardware.precision == "fp16"
+        return float(self.engine.optimizer.loss_scale) if is_fp16 else None
 
     def _set_learning_rate(self, step: int) -> None:
         rate = learning_rate(step, self.run.config)
@@ -360,6 +398,7 @@ class _StepTimer:
             learning_rate=learning_rate(self._step, config),
             grad_norm=result.grad_norm,
             skipped=result.is_skipped,
+            loss_scale=result.loss_scale,
             bits_per_byte=result.bits_per_byte,
             held_out=step.held_out,
             tokens_per_s=tokens_per_s,

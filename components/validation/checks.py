@@ -1,42 +1,30 @@
-"""Check tables with Great Expectations and publish Data Docs.
+"""Check tables with Great Expectations and publish the results.
 
-Each run has an ephemeral Great Expectations context and a folder of pages. A file context would
-rewrite shared files in place, which interrupted or concurrent runs could damage. A lock serializes
-the runs of a process, because Great Expectations stores the current context in a global.
+A lock in the project's folder serializes the validations of a workspace. A second lock serializes
+those of a process, because Great Expectations stores the current context in a global.
 """
 
 from __future__ import annotations
 
-import html
 import logging
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import great_expectations as gx
 import pandas as pd
+from great_expectations.checkpoint import UpdateDataDocsAction
 from great_expectations.core.run_identifier import RunIdentifier
 from great_expectations.data_context import EphemeralDataContext
-from great_expectations.data_context.types.base import (
-    DataContextConfig,
-    InMemoryStoreBackendDefaults,
-    ProgressBarsConfig,
-)
 from great_expectations.expectations.metadata_types import FailureSeverity
 from pydantic import JsonValue
 
-from components.core.artifact import OBSERVED_DIR
-from components.core.files import write_json
-from components.validation.data_docs import (
-    STYLES,
-    SuitePage,
-    add_page_headers,
-    publish_site,
-    remove_images,
-    write_quarantine_page,
-)
+from components.core.files import wrap_disk_full, write_json
+from components.core.locks import exclusive_lock
+from components.validation.gx_project import open_validation, publish_validation, table_batch
 from components.validation.profile import QuarantineSummary
 from components.validation.rule_results import (
     MAX_OFFENDERS,
@@ -47,6 +35,7 @@ from components.validation.rule_results import (
     to_rule_result,
     validation_error,
 )
+from components.validation.run_pages import INDEX, SuitePage, publish_run, unused_run_folder
 from components.validation.suite_files import SuiteFile, Suites, invalid_suite
 from components.validation.suites import load_suite
 
@@ -80,8 +69,13 @@ class TableCheck:
 
     @property
     def name(self) -> str:
-        """The name in Data Docs."""
+        """The name in Great Expectations."""
         return f"{self.suite}-{self.subject}".replace(" ", "-")
+
+    @property
+    def all_notes(self) -> tuple[str, ...]:
+        """The notes, and the effect of `warn_only`."""
+        return (*self.notes, _WARN_ONLY_NOTE) if self.warn_only else self.notes
 
 
 def run_checks(
@@ -89,7 +83,7 @@ def run_checks(
     title: str,
     checks: Sequence[TableCheck],
     *,
-    docs: Path,
+    gx_root: Path,
     suites: Suites,
     skipped: Sequence[RuleResult] = (),
     quarantined: Mapping[str, QuarantineSummary] | None = None,
@@ -97,10 +91,10 @@ def run_checks(
     """Check all rows of each table with its suite, and publish the results.
 
     Args:
-        folder: the artifact's folder; gets `results.json` and a copy of the pages in `observed/`.
+        folder: the artifact's folder; gets `results.json`.
         title: names the data, and the run.
         checks: the tables and their suites.
-        docs: folder of all Data Docs; its `index.html` lists the runs.
+        gx_root: folder of the Great Expectations project; its `index.html` lists the runs.
         suites: the rules.
         skipped: suites that were not evaluated, with the reason.
         quarantined: quarantined records by the subject of the checks, for a page of their own.
@@ -110,47 +104,59 @@ def run_checks(
         sentence for each other rule that is broken.
 
     Raises:
-        ValidationFailedError: a critical rule is broken; Data Docs are published nevertheless.
-        ConfigError: a suite is invalid.
+        ValidationFailedError: a critical rule is broken; the results are published nevertheless.
+        ConfigError: a suite is invalid, or the project's configuration.
     """
-    site = folder / OBSERVED_DIR / "data-docs"
+    gx_root = gx_root.absolute()
     started = datetime.now(UTC)
-    with _gx_lock:
-        context = _create_context(site)
-        results = [_run_check(context, check, suites[check.suite], started) for check in checks]
-        context.build_data_docs()
-    remove_images(site)
-    quarantined = {name: item for name, item in (quarantined or {}).items() if item.num}
-    if quarantined:
-        write_quarantine_page(site, quarantined)
-    pages = []
-    for check, check_results in zip(checks, results, strict=True):
-        summary = quarantined.get(check.subject)
-        num_quarantined = summary.num if summary else 0
-        pages.append(_create_page(check, suites[check.suite], check_results, num_quarantined))
-    add_page_headers(site, pages)
-    run = publish_site(
-        site,
-        docs,
-        title,
-        started,
-        pages,
-        notes=[f"{result.subject}: {result.suite}: {result.observed}" for result in skipped],
-        num_quarantined=sum(item.num for item in quarantined.values()),
-    )
+    with (
+        exclusive_lock(gx_root / ".lock", f"validation of the {title}"),
+        _gx_lock,
+        wrap_disk_full("publishing a validation"),
+    ):
+        run = unused_run_folder(gx_root, title, started)
+        context = open_validation(gx_root, {check.name: check.table for check in checks})
+        checkpoints = _add_checkpoints(context, checks, suites)
+        run_id = RunIdentifier(run_name=run.name, run_time=started)
+        results = [
+            _run_check(checkpoints[check.suite], check, suites[check.suite], run_id)
+            for check in checks
+        ]
+        gx_pages = publish_validation(context, gx_root)
+        pages = [
+            SuitePage(
+                name=check.name,
+                subject=check.subject,
+                title=f"{check.subject}: {check.suite}",
+                suite=suites[check.suite].path,
+                sha256=suites[check.suite].sha256,
+                results=check_results,
+                notes=check.all_notes,
+                table=check.table,
+                gx_page=gx_pages[check.name],
+            )
+            for check, check_results in zip(checks, results, strict=True)
+        ]
+        publish_run(
+            run,
+            title,
+            started,
+            pages,
+            notes=[f"{result.subject}: {result.suite}: {result.observed}" for result in skipped],
+            quarantined={name: item for name, item in (quarantined or {}).items() if item.num},
+        )
     all_results = [result for check_results in results for result in check_results]
     all_results += skipped
     write_json(folder / "results.json", [result.record() for result in all_results])
-    for page, check_results in zip(pages, results, strict=True):
-        if any(result.is_blocking for result in check_results):
-            raise validation_error(title, all_results, run / page.path(run))
-    return _log_results(title, all_results, run)
+    if any(result.is_blocking for result in all_results):
+        raise validation_error(title, all_results, run / INDEX)
+    return _log_results(title, all_results, run / INDEX)
 
 
-def _log_results(title: str, results: Sequence[RuleResult], run: Path) -> dict[str, JsonValue]:
+def _log_results(title: str, results: Sequence[RuleResult], page: Path) -> dict[str, JsonValue]:
     """Log results without blocking rules, and return their statistics."""
     num_critical = count_critical(results)
-    logger.info("%s: all %d critical rules hold (%s)", title, num_critical, run / "index.html")
+    logger.info("%s: all %d critical rules hold (%s)", title, num_critical, page)
     warnings: list[JsonValue] = []
     for result in results:
         if result.is_broken:
@@ -166,87 +172,62 @@ def _log_results(title: str, results: Sequence[RuleResult], run: Path) -> dict[s
     }
 
 
-def _create_page(
-    check: TableCheck, suite: SuiteFile, results: Sequence[RuleResult], num_quarantined: int
-) -> SuitePage:
-    broken = [result for result in results if result.is_broken]
-    offenders = []
-    if check.context:
-        offenders = [(result.summary(), result.offenders) for result in broken if result.offenders]
-    return SuitePage(
-        name=check.name,
-        subject=check.subject,
-        title=f"{check.subject}: {check.suite}",
-        suite=suite.path,
-        sha256=suite.sha256,
-        num_rules=len(results),
-        num_broken=len(broken),
-        is_warning=not any(result.is_blocking for result in broken),
-        offenders=tuple(offenders),
-        notes=(*check.notes, _WARN_ONLY_NOTE) if check.warn_only else check.notes,
-        table=check.table,
-        num_quarantined=num_quarantined,
-    )
+def _add_checkpoints(
+    context: EphemeralDataContext, checks: Sequence[TableCheck], suites: Suites
+) -> dict[str, gx.Checkpoint]:
+    """Add the suites of the checks, and a checkpoint for each suite file; return them by suite."""
+    definitions: dict[str, list[gx.ValidationDefinition]] = {}
+    keys = {}
+    for check in checks:
+        file = suites[check.suite]
+        suite = load_suite(file, check.name, check.parameters, list(check.table))
+        source = f"Suite `{file.path}`, SHA-256 `{file.sha256}`."
+        notes = [suite.notes] if isinstance(suite.notes, str) else suite.notes or []
+        suite.notes = [*notes, source, *check.all_notes]
+        if check.warn_only:
+            for rule in suite.expectations:
+                rule.severity = FailureSeverity.WARNING
+        definition = gx.ValidationDefinition(
+            name=check.name, data=table_batch(context, check.name), suite=context.suites.add(suite)
+        )
+        definitions.setdefault(check.suite, []).append(
+            context.validation_definitions.add(definition)
+        )
+        keys[check.suite] = check.table.columns[0]
+    checkpoints = {}
+    for name, suite_definitions in definitions.items():
+        checkpoint = gx.Checkpoint(
+            name=name,
+            validation_definitions=suite_definitions,
+            actions=[UpdateDataDocsAction(name="update Data Docs")],
+            result_format=_result_format(keys[name]),
+        )
+        checkpoints[name] = context.checkpoints.add(checkpoint)
+    return checkpoints
 
 
-def _create_context(site: Path) -> EphemeralDataContext:
-    config = DataContextConfig(
-        store_backend_defaults=InMemoryStoreBackendDefaults(),
-        analytics_enabled=False,
-        progress_bars=ProgressBarsConfig(globally=False),
-        plugins_directory=str(STYLES),
-        data_docs_sites={
-            "local": {
-                "class_name": "SiteBuilder",
-                "show_how_to_buttons": False,
-                "store_backend": {
-                    "class_name": "TupleFilesystemStoreBackend",
-                    "base_directory": str(site.resolve()),
-                },
-            }
-        },
-    )
-    return gx.get_context(mode="ephemeral", project_config=config)
-
-
-def _escape_html(table: pd.DataFrame) -> pd.DataFrame:
-    """Escape the strings of a table; Great Expectations writes values into pages unescaped."""
-    strings = table[[name for name in table if not pd.api.types.is_numeric_dtype(table[name])]]
-    return table.assign(
-        **strings.map(lambda value: html.escape(value) if isinstance(value, str) else value)
-    )
+def _result_format(key: str) -> dict[str, Any]:
+    """Return the format of results in which the column `key` identifies a row."""
+    return {
+        "result_format": "COMPLETE",
+        "unexpected_index_column_names": [key],
+        "partial_unexpected_count": MAX_OFFENDERS,
+        "return_unexpected_index_query": False,
+    }
 
 
 def _run_check(
-    context: EphemeralDataContext, check: TableCheck, file: SuiteFile, started: datetime
+    checkpoint: gx.Checkpoint, check: TableCheck, file: SuiteFile, run_id: RunIdentifier
 ) -> list[RuleResult]:
     """Return the results of a check, in the order of its suite."""
-    key = check.table.columns[0]
-    parameters = dict(check.parameters)
-    suite = load_suite(file, check.name, parameters, list(check.table))
-    if check.warn_only:
-        for rule in suite.expectations:
-            rule.severity = FailureSeverity.WARNING
-    suite = context.suites.add(suite)
-    source = context.data_sources.add_or_update_pandas("tables")
-    batch = source.add_dataframe_asset(check.name).add_batch_definition_whole_dataframe("all rows")
-    definition = context.validation_definitions.add(
-        gx.ValidationDefinition(name=check.name, data=batch, suite=suite)
-    )
+    definition = next(item for item in checkpoint.validation_definitions if item.name == check.name)
+    # `Checkpoint.run` would also build Data Docs, once for every result.
     validation = definition.run(
-        batch_parameters={"dataframe": _escape_html(check.table)},
-        expectation_parameters={name: parameters[name] for name in suite.suite_parameter_options},
-        result_format={
-            "result_format": "COMPLETE",
-            "unexpected_index_column_names": [key],
-            "partial_unexpected_count": MAX_OFFENDERS,
-            "return_unexpected_index_query": False,
-        },
-        run_id=RunIdentifier(run_name=check.name, run_time=started),
+        checkpoint_id=checkpoint.id, result_format=checkpoint.result_format, run_id=run_id
     )
     by_id = {result.expectation_config.id: result for result in validation.results}
     results = []
-    for rule in suite.expectations:
+    for rule in definition.suite.expectations:
         if error := expectation_error(by_id[rule.id]):
             raise invalid_suite(
                 file.path,
@@ -259,7 +240,7 @@ def _run_check(
                 suite=check.suite,
                 subject=check.subject,
                 unit=check.unit,
-                key=key,
+                key=check.table.columns[0],
                 context=check.context,
             )
         )

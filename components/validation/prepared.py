@@ -84,7 +84,7 @@ def validate_prepared(
     prepared: Mapping[str, Path],
     config: ValidationConfig,
     data: DataConfig,
-    docs: Path,
+    gx_root: Path,
     previous: CorpusMetrics | None = None,
     previous_version: str = "",
     suites: Suites | None = None,
@@ -96,7 +96,7 @@ def validate_prepared(
         prepared: the folder of each prepared corpus, by name.
         config: the limits.
         data: the languages and rules of each corpus.
-        docs: folder of all Data Docs.
+        gx_root: folder of the Great Expectations project.
         previous: the metrics of the previous version (`read_metrics`); None if there is none.
         previous_version: its name in Data Docs.
         suites: None: those of `config`, with a relative folder in the working directory.
@@ -131,7 +131,7 @@ def validate_prepared(
         folder,
         "prepared corpora",
         [*checks, _held_out_check(prepared, config), *drift_checks],
-        docs=docs,
+        gx_root=gx_root,
         suites=read_suites(config) if suites is None else suites,
         skipped=skipped,
     )

@@ -44,7 +44,7 @@ def validate_raw(
     *,
     config: ValidationConfig,
     data: DataConfig,
-    docs: Path,
+    gx_root: Path,
     corpora: Mapping[str, Path] | None = None,
     profiles: Mapping[str, Profile] | None = None,
     previous: Mapping[str, Profile] | None = None,
@@ -58,7 +58,7 @@ def validate_raw(
         folder: the artifact's folder, to be filled.
         config: the limits.
         data: the languages of each corpus.
-        docs: folder of all Data Docs.
+        gx_root: folder of the Great Expectations project.
         corpora: corpora to profile, by name: the folder of their JSON Lines files.
         profiles: profiles of other corpora, by name, with the limits of `config`.
         previous: the profiles of the previous version (`read_profiles`); None if there is none.
@@ -103,7 +103,7 @@ def validate_raw(
         folder,
         "raw corpora",
         checks + drift_checks,
-        docs=docs,
+        gx_root=gx_root,
         suites=read_suites(config) if suites is None else suites,
         skipped=skipped,
         quarantined=quarantined,

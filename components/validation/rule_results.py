@@ -105,14 +105,17 @@ class RuleResult:
         values = {name: getattr(self, name) for name in _RECORD_FIELDS}
         return {**values, "examples": list(self.examples)}
 
+    @property
+    def problem(self) -> str:
+        """How the rule is broken."""
+        if self.num_unexpected is None:
+            return f"observed {self.observed}"
+        return f"broken by {self.num_unexpected:,} of {self.num_rows:,} {self.unit}"
+
     def summary(self) -> str:
         """Return the broken rule with count and examples, in one line."""
-        if self.num_unexpected is None:
-            problem = f"observed {self.observed}"
-        else:
-            problem = f"broken by {self.num_unexpected:,} of {self.num_rows:,} {self.unit}"
         examples = f", such as {'; '.join(self.examples)}" if self.examples else ""
-        return f"{self.subject}: {self.rule}: {problem}{examples}"
+        return f"{self.subject}: {self.rule}: {self.problem}{examples}"
 
 
 def to_rule_result(
@@ -171,7 +174,7 @@ def skipped_suite(suite: str, subject: str, reason: str) -> RuleResult:
 def validation_error(
     title: str, results: Sequence[RuleResult], page: Path
 ) -> ValidationFailedError:
-    """Return the error for results with blocking rules; `page` is the page in Data Docs."""
+    """Return the error for results with blocking rules; `page` has all offenders."""
     broken = [result for result in results if result.is_blocking]
     lines = [result.summary() for result in broken[:_MAX_RULES]]
     if len(broken) > _MAX_RULES:
@@ -224,7 +227,7 @@ def _observed_value(details: Mapping[str, Any]) -> JsonValue:
 
 
 def _unescape_html(value: Any) -> Any:
-    """Undo the escaping of the table for Data Docs."""
+    """Undo the escaping of the table for Great Expectations."""
     if isinstance(value, dict):
         return {key: _unescape_html(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -2,7 +2,8 @@
 
 A file is a Great Expectations suite in its JSON format. In addition, each rule has a `description`,
 which may quote limits (`{max_document_bytes:,}`) and is the rule's title in Data Docs and errors. A
-rule with `"severity": "warning"` does not stop a run if it is broken.
+rule with `"severity": "warning"` does not stop a run if it is broken. The built suite contains the
+limits themselves, so Great Expectations can run it without the recipe.
 
 All suites are checked strictly before the first document is read. Great Expectations 1.24 only logs
 a rule that it cannot build, so a skipped rule would look like a rule that holds.
@@ -57,7 +58,7 @@ def read_suites(config: ValidationConfig, project: Path | None = None) -> Suites
 def load_suite(
     file: SuiteFile, name: str, parameters: Mapping[str, JsonValue], columns: Collection[str]
 ) -> gx.ExpectationSuite:
-    """Build the suite of a file under another name, with descriptions filled in.
+    """Build the suite of a file under another name, with parameters and descriptions filled in.
 
     Raises:
         ConfigError: the file is not a suite, or a rule is invalid or refers to an unknown column.
@@ -69,14 +70,20 @@ def load_suite(
         raise invalid_suite(
             file.path, f"is not a suite: {type(error).__name__}: {error}"
         ) from error
-    expectations = [_build_rule(file.path, rule, parameters, columns) for rule in rules]
-    return gx.ExpectationSuite(name=name, notes=document.get("notes"), expectations=expectations)
+    expectations = [_build_rule(file, rule, parameters, columns) for rule in rules]
+    return gx.ExpectationSuite(
+        name=name,
+        notes=document.get("notes"),
+        expectations=expectations,
+        meta={"suite_file": str(file.path), "suite_sha256": file.sha256},
+    )
 
 
 def _build_rule(
-    path: Path, rule: Any, parameters: Mapping[str, JsonValue], columns: Collection[str]
+    file: SuiteFile, rule: Any, parameters: Mapping[str, JsonValue], columns: Collection[str]
 ) -> Any:
     """Return Great Expectations' object for a rule."""
+    path = file.path
     if not isinstance(rule, dict) or not isinstance(rule.get("description"), str):
         quoted = json.dumps(rule)[:_MAX_QUOTED_CHARS]
         raise invalid_suite(path, f"has a rule without a description: {quoted}")
@@ -91,7 +98,10 @@ def _build_rule(
     # Limits that apply while documents are counted are only in the description.
     referenced += [name for _, name, _, _ in Formatter().parse(template) if name]
     try:
-        filled = {**rule, "description": description, "meta": {"parameters": referenced}}
+        # A result in Great Expectations' store contains its rules, but not the suite's meta.
+        meta = {"parameters": referenced, "suite_sha256": file.sha256}
+        kwargs = _insert_parameters(rule.get("kwargs"), parameters)
+        filled = {**rule, "kwargs": kwargs, "description": description, "meta": meta}
         return ExpectationConfiguration(**filled).to_domain_obj()
     except (GreatExpectationsError, ValueError, AttributeError, TypeError) as error:
         raise invalid_suite(path, f"{rule_name} that is invalid: {_one_line(error)}") from error
@@ -119,6 +129,17 @@ def _find_parameters(value: Any) -> list[str]:
         for item in value:
             names += _find_parameters(item)
     return names
+
+
+def _insert_parameters(value: Any, parameters: Mapping[str, JsonValue]) -> Any:
+    """Replace each `{"$PARAMETER": name}` in a rule's arguments by its value."""
+    if isinstance(value, list):
+        return [_insert_parameters(item, parameters) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    if "$PARAMETER" in value:
+        return parameters[value["$PARAMETER"]]
+    return {name: _insert_parameters(item, parameters) for name, item in value.items()}
 
 
 def _find_columns(value: Any) -> list[str]:

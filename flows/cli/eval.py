@@ -207,7 +207,7 @@ def _print_metrics(title: str, statistics: dict[str, Any]) -> None:
             continue
         if name.startswith("prompt_perplexity"):
             formatted = f"{value:.3f}"
-        elif name.startswith(("pass@", "pass_rate")):
+        elif name.startswith(("pass@", "pass_rate", "strict_pass@")):
             formatted = f"{100 * value:.2f} %"
         else:
             continue

@@ -201,8 +201,8 @@ def load_execution(
 ) -> Execution:
     """Return the execution config of environment and overrides, and set up this process.
 
-    With `runs`, also check the free disk space and the configured Prefect server, create its
-    database or check its schema, and start a server if none is configured.
+    With `runs`, also check the free disk space and the configured Prefect server, and start a
+    server if none is configured.
     """
     from components.core.processes import reap_children_on_exit
     from flows.settings.execution import execution_from_environment, setup_environment
@@ -214,11 +214,9 @@ def load_execution(
         execution.require_disk_space()
     setup_environment(execution, runs=runs)
     if runs:
-        from flows.servers.db_upgrade import ensure_prefect_database
         from flows.servers.local_servers import require_healthy_prefect
 
         require_healthy_prefect()
-        ensure_prefect_database()
     reap_children_on_exit()
     if runs:
         from flows.servers.temporary_server import import_while_server_starts

@@ -74,7 +74,7 @@ def plan(
         typer.Option(min=0, max=3, help="ZeRO stage, 0 to 3. Default: compare all stages."),
     ] = None,
     precision: Annotated[
-        str | None, typer.Option(help="bf16 or fp32. Default: bf16 on GPUs, fp32 on a CPU.")
+        str | None, typer.Option(help="bf16, fp16 or fp32. Default: bf16 on GPUs, fp32 on a CPU.")
     ] = None,
     checkpoint_activations: Annotated[
         bool,
@@ -170,7 +170,7 @@ def stage_deepspeed_config(
         execution,
         context_length,
         on_gpu=execution.uses_gpu,
-        bf16=precision == "bf16",
+        precision=precision,
     )
 
 

@@ -42,13 +42,13 @@ def preflight_check(recipe: Recipe, execution: Execution) -> None:
     `Recipe` validates what depends on the recipe alone.
 
     Raises:
-        ConfigError: the gate has no requirements for a stage, or a stage's batch cannot be divided
-            over the processes.
+        ConfigError: the gate has no requirements for a stage, a stage's batch cannot be divided
+            over the processes, or DeepSpeed options cannot be used.
         EvaluationError: the file of MTPB or HumanEval is missing or not the pinned file.
     """
     from components.evaluation.benchmarks.humaneval import load_humaneval
     from components.registry.gate import require_rules
-    from components.training.deepspeed_config import check_batch_division
+    from components.training.deepspeed_config import check_batch_division, check_deepspeed_options
 
     load_humaneval()
     if execution.mtpb_path:
@@ -56,6 +56,7 @@ def preflight_check(recipe: Recipe, execution: Execution) -> None:
     for stage, settings in recipe.training.trained.items():
         require_rules(recipe.gate, stage)
         check_batch_division(settings, execution.training, recipe.model.context_length)
+        check_deepspeed_options(settings, execution.training, recipe.model.context_length)
 
 
 class CheckResult(NamedTuple):

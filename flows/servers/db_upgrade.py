@@ -1,22 +1,17 @@
-"""Prefect's database at the start of a run, and `codegen db upgrade`: migrates the databases of a
+"""The schema check of Prefect's database, and `codegen db upgrade`: migrates the databases of a
 workspace to the installed MLflow and Prefect.
 
-A new database of Prefect is created in a folder of its own and moved when it is complete, so that a
-killed process leaves no part of a database. `components.registry.client` does the same for MLflow.
-
-For an upgrade, each database is copied with SQLite's backup API, migrated by the tool's own
-command, and restored if the migration fails. The store needs no upgrade: later versions read
-earlier manifests. Databases other than SQLite are not upgraded; their administrators back them up.
+Each database is copied with SQLite's backup API, migrated by the tool's own command, and restored
+if the migration fails. The store needs no upgrade: later versions read earlier manifests. Databases
+other than SQLite are not upgraded; their administrators back them up.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
@@ -28,23 +23,13 @@ from typing import NamedTuple, cast
 
 from components.core.errors import ConfigError, DiskFullError
 from components.core.files import require_disk_space
-from components.core.locks import exclusive_lock
 from components.core.network import is_http_uri
 from components.core.sqlite import sqlite_path, sqlite_url
 from flows.settings.execution import Execution, running_servers
 
 _DATABASE_URL = "PREFECT_API_DATABASE_CONNECTION_URL"
-_CREATE = (
-    "import asyncio; from prefect.server.database import provide_database_interface; "
-    "asyncio.run(provide_database_interface().create_db())"
-)
-"""As Prefect's server does at its start."""
-_UNFINISHED = ".creating-"
-"""Prefix of the folder of a database that is being created, or that a killed process left."""
 _MAX_OUTPUT_CHARS = 300
 """Characters at the end of the output of a failed migration that an error shows."""
-_NEW_DATABASE_BYTES = 5_000_000
-"""Disk space for a new database and its log; the database has 1 MB (measured)."""
 
 
 class DatabaseUpgrade(NamedTuple):
@@ -60,23 +45,25 @@ class DatabaseUpgrade(NamedTuple):
     """Copy of the database before the upgrade; None if the database was current."""
 
 
-def ensure_prefect_database() -> None:
-    """Create Prefect's database, or check its schema: a starting server would migrate it without a
-    backup.
-
-    Raises:
-        ConfigError: the schema belongs to another version, or the database cannot be created.
-        DiskFullError: the disk is full.
-    """
+def workspace_database() -> Path | None:
+    """Return the path of Prefect's database in the workspace; None if Prefect is configured to use
+    another database."""
     database = Path(os.environ["PREFECT_HOME"]) / "prefect.db"
     url = os.environ.get(_DATABASE_URL) or _prefect_url(database)
-    if os.environ.get("PREFECT_API_URL") or url != _prefect_url(database):
+    return database if url == _prefect_url(database) else None
+
+
+def require_current_schema() -> None:
+    """Check the schema of Prefect's database, if it exists, before a server starts: the server
+    would migrate it without a backup.
+
+    Raises:
+        ConfigError: the schema belongs to another version.
+    """
+    database = workspace_database()
+    if database is None or not database.exists():
         return
-    if not database.exists():
-        with exclusive_lock(database.with_name("prefect.db.lock"), "creating Prefect's database"):
-            if not database.exists():
-                _create_prefect_database(database)
-    revision = _revision(database)
+    revision = schema_revision(database)
     if not revision:
         return
     package = Path(cast(str, cast(ModuleSpec, find_spec("prefect")).origin)).parent
@@ -98,27 +85,6 @@ def ensure_prefect_database() -> None:
 
 def _prefect_url(database: Path) -> str:
     return sqlite_url(database, "aiosqlite")
-
-
-def _create_prefect_database(database: Path) -> None:
-    """Create a database in a new folder, and move it to its place; the caller has the lock."""
-    for unfinished in database.parent.glob(f"{_UNFINISHED}*"):
-        shutil.rmtree(unfinished, ignore_errors=True)
-    with tempfile.TemporaryDirectory(
-        dir=database.parent, prefix=_UNFINISHED, ignore_cleanup_errors=True
-    ) as folder:
-        new = Path(folder) / database.name
-        result = _run_python(["-c", _CREATE], {_DATABASE_URL: _prefect_url(new)})
-        if result.returncode:
-            require_disk_space(database.parent, _NEW_DATABASE_BYTES, "Prefect's database")
-            raise ConfigError(
-                f"Prefect's database {database} cannot be created: {_last_output(result)}",
-                expected="an installed Prefect that can create an SQLite database",
-                fix="correct the reported problem, then run the same command again",
-            )
-        with closing(sqlite3.connect(new)) as connection:
-            connection.execute("PRAGMA journal_mode=DELETE")  # A single file can be moved.
-        new.rename(database)
 
 
 def _run_python(arguments: list[str], settings: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -189,7 +155,7 @@ def _upgrade_database(
     """Back up and migrate a database, if it exists."""
     if not database.exists():
         return
-    old_revision = _revision(database)
+    old_revision = schema_revision(database)
     backup = _back_up(database)
     result = _run_python(["-m", *arguments], settings)
     if result.returncode:
@@ -200,7 +166,7 @@ def _upgrade_database(
             fix=f"the database was restored and {backup} is a copy; install the version that wrote "
             "it, or report this error",
         )
-    new_revision = _revision(database)
+    new_revision = schema_revision(database)
     if new_revision == old_revision:
         backup.unlink()
     yield DatabaseUpgrade(
@@ -208,7 +174,7 @@ def _upgrade_database(
     )
 
 
-def _revision(database: Path) -> str:
+def schema_revision(database: Path) -> str:
     """Return the schema revision; empty for a database of a version before revisions."""
     with closing(sqlite3.connect(database)) as connection:
         try:

@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -26,7 +26,8 @@ from components.core.config import Config
 from components.core.errors import CodegenError, ConfigError
 from components.core.files import write_json
 from components.core.network import health_error, is_http_uri, redact_credentials, require_free_port
-from components.registry.mlflow_server import CREDENTIALS
+from components.registry.mlflow_server import CREDENTIALS, STORE_URI
+from flows.servers.db_upgrade import require_current_schema
 from flows.settings.credentials import FILE, Credentials, read_or_create
 from flows.settings.execution import SERVERS_FILE, Execution, running_servers
 
@@ -37,8 +38,8 @@ _POLL_INTERVAL_S = 0.3
 _HEALTH_TIMEOUT_S = 10.0
 """Assumption: a healthy server responds in this time on a busy machine too."""
 
-PREFECT_COMMAND = ("flows.servers.prefect_server",)
-_MLFLOW = ("components.registry.mlflow_server", "--workers", "1", "--port")
+PREFECT_MODULE = "flows.servers.prefect_server"
+_MLFLOW_MODULE = "components.registry.mlflow_server"
 _LEASE_STORAGE = "prefect.server.concurrency.lease_storage.filesystem"
 """Keeps the holders of concurrency slots over a restart; by default their slots stay occupied."""
 
@@ -189,19 +190,17 @@ def local_servers(
     """Run both servers until the end of the block; only Prefect if `tracking_uri` is a server.
 
     Raises:
-        ConfigError: the servers of the workspace are running already, the ports are equal, or a
-            database has another schema.
+        ConfigError: the servers of the workspace are running already, the ports are equal, or
+            Prefect's database has another schema.
+        TrackingError: MLflow's server does not respond, or its database cannot be used.
         CodegenError: a port is in use, or a server exited or is not healthy.
     """
     addresses = _check_ports(execution, prefect_port, mlflow_port)
-    _ensure_databases(execution)
+    require_current_schema()
     workspace = execution.workspace_path
     credentials = read_or_create(workspace)
     logs = workspace / "logs"
-    commands = {"prefect": [*PREFECT_COMMAND, str(prefect_port)]}
     owns_mlflow = not is_http_uri(execution.resolved_tracking_uri)
-    if owns_mlflow:
-        commands["mlflow"] = [*_MLFLOW, str(mlflow_port)]
     health_urls = {
         "prefect": f"{addresses.prefect_api}/version",
         "mlflow": f"{addresses.mlflow}/health",
@@ -209,10 +208,17 @@ def local_servers(
     processes: dict[str, subprocess.Popen[bytes]] = {}
     servers_path = workspace / SERVERS_FILE
     with ExitStack() as cleanup:
-        for name, command in commands.items():
+
+        def start(name: str, module: str, port: int) -> None:
             environment = _environment(name, execution, addresses, credentials)
-            processes[name] = start_server(command, logs / f"{name}.log", environment)
+            processes[name] = start_server(module, port, logs / f"{name}.log", environment)
             cleanup.callback(stop_server, processes[name])
+
+        start("prefect", PREFECT_MODULE, prefect_port)
+        # Creates or checks the database, which the server would migrate without a backup.
+        execution.open_tracking().check()
+        if owns_mlflow:
+            start("mlflow", _MLFLOW_MODULE, mlflow_port)
         for name, process in processes.items():
             wait_until_healthy(name, process, health_urls[name], logs / f"{name}.log", credentials)
         servers = {
@@ -226,15 +232,6 @@ def local_servers(
         cleanup.callback(servers_path.unlink, missing_ok=True)
         write_json(servers_path, servers)
         yield ServerProcesses(addresses, processes, workspace)
-
-
-def _ensure_databases(execution: Execution) -> None:
-    """Create both databases or check their schemas; the servers would migrate them without a
-    backup."""
-    from flows.servers.db_upgrade import ensure_prefect_database
-
-    ensure_prefect_database()
-    execution.open_tracking().check()
 
 
 def _check_ports(execution: Execution, prefect_port: int, mlflow_port: int) -> ServerAddresses:
@@ -270,8 +267,8 @@ def _environment(
         return {
             **os.environ,
             CREDENTIALS: credentials.auth_string,
-            "MLFLOW_BACKEND_STORE_URI": execution.resolved_tracking_uri,
-            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Six processes that nothing here uses.
+            STORE_URI: execution.resolved_tracking_uri,
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # Nothing here starts its processes.
         }
     # The UI calls the API at PREFECT_UI_API_URL, also if it was opened as localhost.
     origins = (addresses.prefect, addresses.prefect.replace("127.0.0.1", "localhost"))
@@ -287,14 +284,18 @@ def _environment(
 
 
 def start_server(
-    command: Sequence[str], log: Path, environment: dict[str, str]
+    module: str, port: int, log: Path, environment: dict[str, str]
 ) -> subprocess.Popen[bytes]:
-    """Start `python -m COMMAND` in its own session, so that signals to our process group do not end
-    it."""
+    """Start `main(port)` of a module in its own session, so that signals to our process group do
+    not end it.
+
+    The garbage collector is off until `main` enables it: it would traverse the imported modules.
+    """
+    code = f"import gc; gc.disable(); from {module} import main; main({port})"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", *command],
+            [sys.executable, "-c", code],
             stdout=output,
             stderr=output,
             env=environment,
@@ -318,11 +319,17 @@ def wait_until_healthy(
         if _listens(server, port) and health_error(url, 2, credentials) is None:
             return
         time.sleep(_POLL_INTERVAL_S)
+    reason = "" if server.poll() is None else f": it exited after {_last_line(log)!r}"
     raise CodegenError(
-        f"the {name} server does not respond at {url}",
+        f"the {name} server does not respond at {url}{reason}",
         expected=f"a response within {_START_TIMEOUT_S:.0f} s",
         fix=f"read {log}",
     )
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
+    return lines[-1] if lines else ""
 
 
 def _listens(server: subprocess.Popen[bytes], port: int) -> bool:

@@ -51,7 +51,7 @@ def pull_data(recipe: Recipe, execution: Execution, origin: Origin = "auto") -> 
         cache=execution.workspace_path / "cache",
         pins=load_archive_pins(execution),
         archives=Path(execution.archives) if execution.archives else None,
-        index=PackageIndex.from_pip(os.environ),
+        index=lambda: PackageIndex.from_pip(os.environ),
         origin=origin,
     )
 

@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from components.core.artifact import Artifact, recipe_hash
 from components.core.errors import ConfigError
+from components.core.fingerprint import sha256_file
 from components.core.locks import exclusive_lock, user_lock_path
 from flows.runtime.context import FlowContext
 from flows.runtime.prefect_artifacts import stage_progress
@@ -106,7 +107,7 @@ def run_stage(
         previous: the checkpoint that provides the initial weights; None starts with new weights.
     """
     from components.training.launch.launcher import train_stage
-    from components.training.run_file import CODE_VERSION
+    from components.training.run_file import CODE_VERSION, DEEPSPEED_FILE
 
     recipe = context.recipe
     num_steps = recipe.training.stages[stage].steps
@@ -114,6 +115,9 @@ def run_stage(
     parents = {"corpus": corpus, "tokenizer": tokenizer}
     if previous:
         parents["initial"] = previous
+    name = f"{recipe.name}-{stage}"
+    hash_value = recipe_hash(config, parents, CODE_VERSION)
+    monitor_folder = context.execution.workspace_path / "monitors" / f"{name}-{hash_value[:12]}"
 
     def build(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
         stage_run = _stage_run(context, stage, corpus, tokenizer, previous)
@@ -128,10 +132,15 @@ def run_stage(
                 update_progress(step.step, format_step(step, num_steps))
                 log_metrics(step.model_dump(exclude_none=True))
 
-            return train_stage(folder, stage_run, context.execution.training, on_step)
+            statistics = train_stage(
+                folder, stage_run, context.execution.training, on_step, monitor_folder
+            )
+        # The manifest of the checkpoint has the same digest.
+        run.log_file(folder / DEEPSPEED_FILE)
+        run.set_tags({"deepspeed_config": sha256_file(folder / DEEPSPEED_FILE)})
+        return statistics
 
-    name = f"{recipe.name}-{stage}"
-    published = context.store.find("checkpoint", name, recipe_hash(config, parents, CODE_VERSION))
+    published = context.store.find("checkpoint", name, hash_value)
     # The lock is acquired outside the task, so that waiting does not count towards its timeout.
     with nullcontext() if published else _training_lock(context, name):
         return context.get_or_build(

@@ -77,7 +77,7 @@ def validate_raw_corpora(
             previous_version=_version_name(previous),
             config=recipe.validation,
             data=recipe.data,
-            docs=context.execution.workspace_path / "gx",
+            gx_root=context.execution.workspace_path / "gx",
         )
         for artifact in corpora.values():
             require_same_bytes(artifact)
@@ -132,7 +132,7 @@ def validate_shards(
             previous_version=_version_name(previous),
             config=config,
             data=context.recipe.data,
-            docs=context.execution.workspace_path / "gx",
+            gx_root=context.execution.workspace_path / "gx",
         )
         return {**statistics, _ORIGINS: _origins(context.recipe)}
 

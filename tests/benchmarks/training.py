@@ -240,7 +240,7 @@ def worker(side: str, case: Case) -> dict[str, float]:
     init_process_group(device)
     torch.set_num_threads(case.threads)
     peak_flops = measure_hardware(place, device).peak_flops
-    config = deepspeed_config(stage, place, context, on_gpu=on_gpu, bf16=case.precision == "bf16")
+    config = deepspeed_config(stage, place, context, on_gpu=on_gpu, precision=case.precision)
     model, loss_of = (our_model if side == "ours" else their_model)(case)
     engine = build_engine(model, stage.weight_decay, config)
     generator = torch.Generator().manual_seed(int(os.environ["RANK"]))

@@ -43,7 +43,7 @@ def test_the_micro_batch_is_all_sequences_of_a_rank_if_they_fit(
     expected = train_losses(tmp_path / "eight", run, eight)
     assert train_losses(tmp_path / "auto", run, AUTO) == expected
     config = json.loads((tmp_path / "auto" / DEEPSPEED_FILE).read_text())
-    assert config == deepspeed_config(run.config, eight, 64, on_gpu=False, bf16=False)
+    assert config == deepspeed_config(run.config, eight, 64, on_gpu=False, precision="fp32")
     assert (config["train_batch_size"], config["train_micro_batch_size_per_gpu"]) == (16, 8)
 
 

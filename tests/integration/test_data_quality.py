@@ -1,4 +1,4 @@
-"""Rejected documents in MLflow; drift between versions and edited suites in Data Docs.
+"""Rejected documents in MLflow; drift between versions and edited suites on the pages of a run.
 
 The tests share a project in which two versions of a declared corpus are prepared.
 """
@@ -72,9 +72,12 @@ class Project(NamedTuple):
         return [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
 
     def page(self, suite: str, number: int) -> str:
-        """The Data Docs page of a suite in the run with this number."""
-        pages = sorted((self.folder / "var/gx").glob(f"*/validations/{suite}/**/*.html"))
-        return pages[number].read_text(encoding="utf-8")
+        """The section of a suite in the page of the validation with this number."""
+        runs = sorted((self.folder / "var/gx/runs").glob(f"{suite.partition('-')[0]}-*/index.html"))
+        pages = [page.read_text(encoding="utf-8") for page in runs]
+        marker = f'<section id="{suite}">'
+        sections = [page.partition(marker)[2].partition("</section>")[0] for page in pages]
+        return [section for section in sections if section][number]
 
 
 def record(path: str, text: str, license_name: str = "MIT") -> bytes:
@@ -159,7 +162,7 @@ def test_the_second_version_is_compared_with_the_first(project: Project) -> None
     assert "quarantined, was 4.7" in warnings[0]
     assert "GPL-3.0-only (1 documents)" in warnings[1]
     page = project.page("raw-drift-mono", 0)
-    (note,) = (line for line in page.split("<br>") if line.startswith("Compared with "))
+    (note,) = (line for line in page.splitlines() if line.startswith("<p>Compared with "))
     assert first.label in note
     assert str(first.provenance["created_at"]) in note
     previous, current = project.validations("prepared")
@@ -174,10 +177,10 @@ def test_the_first_version_links_to_quarantined_records(project: Project) -> Non
     )
     assert "quarantine.html" not in project.page("raw-documents-nl", 0)
     assert "quarantine.html" not in project.page("raw-documents-mono", 1)
-    (page,) = (project.folder / "var/gx").glob("*/quarantine.html")
+    (page,) = (project.folder / "var/gx").glob("runs/*/quarantine.html")
     text = page.read_text(encoding="utf-8")
     assert '<h2 id="mono">mono: 6</h2>' in text
-    assert text.count("&quot;language&quot;: &quot;Python&quot;, &quot;text&quot;: &quot;") == 6
+    assert text.count("&#34;language&#34;: &#34;Python&#34;, &#34;text&#34;: &#34;") == 6
 
 
 def test_an_edited_suite_reruns_only_its_own_validation(project: Project) -> None:
@@ -246,7 +249,7 @@ def test_too_many_bad_records_stop_the_flow_before_preparation(
     assert [artifact.kind for artifact in Store(folder / "var/store").list_artifacts()] == [
         "validation"
     ]
-    assert list((folder / "var/gx").glob("*/quarantine.html"))
+    assert list((folder / "var/gx").glob("runs/*/quarantine.html"))
     with pytest.raises(RecordError, match=r"6 of 126 records are quarantined\n  expected"):
         prepare(strict, project.execution)
     short = project.recipe.override(["data.quarantine.max_record_bytes=100"])

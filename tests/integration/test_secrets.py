@@ -25,7 +25,7 @@ from fixtures.projects import FixtureArchives, new_project
 from fixtures.sinks import webhook_sink
 
 from components.core.network import free_port, health_error
-from components.registry.mlflow_server import CREDENTIALS
+from components.registry.mlflow_server import CREDENTIALS, STORE_URI
 from flows.settings.credentials import FILE
 
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(1500)]
@@ -92,13 +92,13 @@ def mlflow_with_password(folder: Path, password: str) -> Iterator[str]:
     environment = {
         **environment_without_settings(),
         CREDENTIALS: f"codegen:{password}",
-        "MLFLOW_BACKEND_STORE_URI": f"sqlite:///{folder}/mlflow.db",
+        STORE_URI: f"sqlite:///{folder}/mlflow.db",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
-    command = [sys.executable, "-m", "components.registry.mlflow_server", "--workers", "1"]
+    command = [sys.executable, "-m", "components.registry.mlflow_server", str(port)]
     with (folder / "server.log").open("wb") as log:
         server = subprocess.Popen(
-            [*command, "--port", str(port)],
+            command,
             cwd=folder,
             env=environment,
             stdout=log,

@@ -236,7 +236,7 @@ def test_the_password_is_in_its_file_only(project: Stack) -> None:
     assert project.credentials
     secret = project.credentials.password.encode()
     children = psutil.Process(project.process.pid).children(recursive=True)
-    # Prefect's server, MLflow's server, and the web server that the latter starts.
+    # Prefect's server, MLflow's server, and the watchdog.
     assert len(children) >= 3, children
     for process_id in [project.process.pid, *(child.pid for child in children)]:
         assert secret not in Path(f"/proc/{process_id}/cmdline").read_bytes()

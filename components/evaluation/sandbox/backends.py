@@ -6,9 +6,11 @@ no other kind is tried.
 
 from __future__ import annotations
 
+import shutil
 import sys
 import sysconfig
 import tempfile
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,8 +64,9 @@ class NoIsolation:
     """Starts servers as ordinary processes, for `--unsafe-execution` if no sandbox is available.
 
     Limits hold, and the system-call filter if libseccomp is installed. Programs run as the user of
-    the evaluation, see all files of this user and can leave temporary files. Results are marked and
-    such a model is not promoted.
+    the evaluation and see all files of this user. Their home and their temporary files are in a
+    folder that is removed when this process ends. Results are marked and such a model is not
+    promoted.
     """
 
     kind = "none"
@@ -74,10 +77,13 @@ class NoIsolation:
 
     def __init__(self) -> None:
         code = Path(__file__).parent
+        home = tempfile.mkdtemp(prefix="codegen-programs-")
+        weakref.finalize(self, shutil.rmtree, home, ignore_errors=True)
         packages = f"{sysconfig.get_path('platlib')}:{sysconfig.get_path('purelib')}"
         self.environment = ENVIRONMENT | {
             "PYTHONPATH": f"{code}:{packages}",
-            "HOME": tempfile.gettempdir(),
+            "HOME": home,
+            "TMPDIR": home,
         }
 
     def command(self, start: str) -> list[str]:

@@ -135,7 +135,7 @@ class Worker(AbstractContextManager["Worker"]):
         """Wait for a job: a `Verdict` on a function test or the `PrintedValue` of a source.
 
         Raises:
-            EvaluationError: two jails were lost during the job.
+            EvaluationError: two jails were lost during the job, or its packages cannot be imported.
         """
         try:
             return self._collect(pending)
@@ -210,6 +210,12 @@ class Worker(AbstractContextManager["Worker"]):
 
     def _exit_info(self, pending: PendingJob) -> ExitInfo:
         reply = self._reply(self._servers[pending.server], pending)
+        if "import_error" in reply:
+            raise EvaluationError(
+                f"a server of the sandbox failed: {reply['import_error']}",
+                expected=f"importable packages: {', '.join(SERVERS[pending.server][1])}",
+                fix="run `codegen doctor`, install the package again, then run the same command",
+            )
         try:
             exit_info = ExitInfo(bool(reply["timed_out"]), float(reply["cpu_s"]))
         except (KeyError, TypeError, ValueError):

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 
 from components.core.files import write_json, write_jsonl
 from components.core.fingerprint import fingerprint
-from components.evaluation.benchmarks.problem import Problem
+from components.evaluation.benchmarks.problem import ExpectedPrint, Problem
 from components.evaluation.benchmarks.protocol import BenchmarkProtocol, ExtraMetrics, ProblemCounts
 from components.evaluation.sampling.samples import GeneratedSample, read_samples
 from components.evaluation.sandbox import Verdict
@@ -145,15 +145,25 @@ def _results(
     else:
         num_problems = len(protocol.sample_sets[0].benchmark.problems)
         extra = ExtraMetrics({"num_problems": num_problems}, {})
-    best = _best_set_by_k(estimates)
-    best_records: dict[str, JsonValue] = {
-        k: {"set": label, **estimate.as_record()} for k, (label, estimate) in best.items()
-    }
-    metrics: dict[str, JsonValue] = {"num_problems": extra.details["num_problems"]}
-    for k, (_, estimate) in best.items():
-        metrics |= estimate.as_metrics(f"pass@{k}")
-    details = {"sets": sets, "pass_at_k": best_records, **extra.details}
-    return details, {**metrics, **extra.metrics}
+    records, metrics = _best_by_k(estimates, "pass")
+    details: dict[str, JsonValue] = {"sets": sets, "pass_at_k": records}
+    if not protocol.extra_metrics and _has_printed_values(protocol):
+        strict = {
+            label: _estimates(_strict(of_set), protocol.k) for label, of_set in counts.items()
+        }
+        details["strict_pass_at_k"], strict_metrics = _best_by_k(strict, "strict_pass")
+        metrics |= strict_metrics
+    metrics["num_problems"] = extra.details["num_problems"]
+    return {**details, **extra.details}, {**metrics, **extra.metrics}
+
+
+def _has_printed_values(protocol: BenchmarkProtocol) -> bool:
+    problems = protocol.sample_sets[0].benchmark.problems
+    return any(isinstance(problem.checker, ExpectedPrint) for problem in problems)
+
+
+def _strict(counts: Iterable[ProblemCounts]) -> list[ProblemCounts]:
+    return [count._replace(passed=count.strictly_passed) for count in counts]
 
 
 def _set_results(
@@ -187,19 +197,24 @@ def _estimates(counts: Sequence[ProblemCounts], ks: Iterable[int]) -> dict[str, 
     return estimate_pass_at_k(pass_counts, ks)
 
 
-def _best_set_by_k(
-    estimates: Mapping[str, Mapping[str, MeanEstimate]],
-) -> dict[str, tuple[str, MeanEstimate]]:
-    """Return the best set for every k, as the paper reports; the first of equals.
+def _best_by_k(
+    estimates: Mapping[str, Mapping[str, MeanEstimate]], name: str
+) -> tuple[dict[str, JsonValue], dict[str, JsonValue]]:
+    """Return the record and the metrics of the best set for every k; the first of equals.
 
-    The interval does not account for the selection.
+    The paper reports the best set. The interval does not account for the selection.
     """
     best: dict[str, tuple[str, MeanEstimate]] = {}
     for label, of_set in estimates.items():
         for k, estimate in of_set.items():
             if k not in best or estimate.estimate > best[k][1].estimate:
                 best[k] = (label, estimate)
-    return best
+    records: dict[str, JsonValue] = {}
+    metrics: dict[str, JsonValue] = {}
+    for k, (label, estimate) in best.items():
+        records[k] = {"set": label, **estimate.as_record()}
+        metrics |= estimate.as_metrics(f"{name}@{k}")
+    return records, metrics
 
 
 def _count(samples: Sequence[GradedSample]) -> list[ProblemCounts]:

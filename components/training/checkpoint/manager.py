@@ -42,10 +42,9 @@ from components.training.checkpoint.retention import (
     latest_valid_checkpoint,
     prune_checkpoints,
 )
-from components.training.config import TrainingExecution
+from components.training.config import Precision, TrainingExecution
 from components.training.deepspeed_config import effective_zero_stage
 from components.training.distributed import broadcast_object
-from components.training.hardware import Precision
 from components.training.run_file import StageRun
 from components.training.step_skipping import SkipState
 
@@ -93,7 +92,7 @@ class CheckpointManager:
         self._num_ranks = dist.get_world_size()
         self._layout: dict[str, Any] = {
             "num_ranks": self._num_ranks,
-            "zero_stage": effective_zero_stage(execution.zero_stage, bf16=precision == "bf16"),
+            "zero_stage": effective_zero_stage(execution.zero_stage, precision),
             "precision": precision,
             "offload": [execution.offload_optimizer, execution.offload_parameters],
             "tensor_parallel": execution.tensor_parallel,
@@ -133,6 +132,7 @@ class CheckpointManager:
             SCORE_KEY: score,
             "skip_state": {
                 "num_skipped": skip_state.num_skipped,
+                "num_overflows": skip_state.num_overflows,
                 "losses": list(skip_state.losses),
             },
         }
@@ -196,7 +196,9 @@ class CheckpointManager:
             folder=str(folder),
             step=manifest["step"],
             num_updates=manifest["num_updates"],
-            skip_state=SkipState(skip_state["num_skipped"], tuple(skip_state["losses"])),
+            skip_state=SkipState(
+                skip_state["num_skipped"], skip_state["num_overflows"], tuple(skip_state["losses"])
+            ),
             is_universal=is_universal,
         )
 

@@ -32,7 +32,11 @@ from components.core.errors import (
 from components.core.files import read_json
 from components.dataset.remote_folder import open_folder
 from components.training.config import TrainingExecution
-from components.training.deepspeed_config import check_batch_division, check_model_division
+from components.training.deepspeed_config import (
+    check_batch_division,
+    check_deepspeed_options,
+    check_model_division,
+)
 from components.training.launch.commands import launch_commands, select_master_port
 from components.training.launch.failure import (
     clear_failure,
@@ -69,13 +73,18 @@ OnStep = Callable[[StepMetrics], None]
 
 
 def train_stage(
-    folder: Path, run: StageRun, execution: TrainingExecution, on_step: OnStep
+    folder: Path,
+    run: StageRun,
+    execution: TrainingExecution,
+    on_step: OnStep,
+    monitor_folder: Path | None = None,
 ) -> dict[str, JsonValue]:
     """Train a stage, or resume an interrupted stage, and write its checkpoint to `folder`.
 
     Args:
         folder: the artifact's folder, empty or with the files of an interrupted attempt.
         on_step: called once for every step, in order, first for the steps of earlier attempts.
+        monitor_folder: for the logs of DeepSpeed's monitors; by default a folder in `folder`.
 
     Returns:
         Statistics: `steps`, `skipped_steps`, `tokens`, `final_loss` (nats per token of the last
@@ -83,7 +92,8 @@ def train_stage(
 
     Raises:
         ArtifactError: an input is absent or damaged.
-        ConfigError: batch, execution config, corpus or initial checkpoint do not fit together.
+        ConfigError: batch, execution config, corpus or initial checkpoint do not fit together, or
+            DeepSpeed options cannot be used.
         TrainingError: the loss diverged or a rank failed; the log is in `observed/train.log`.
         DiskFullError: no space for a checkpoint.
     """
@@ -93,7 +103,9 @@ def train_stage(
     if (folder / RESULT_FILE).exists():
         _report_steps(MetricsTail(folder / METRICS_FILE), on_step)
     else:
-        _run_trainer(folder, RunFile(run=run, execution=execution), on_step)
+        monitors = str(monitor_folder.resolve()) if monitor_folder else None
+        file = RunFile(run=run, execution=execution, monitor_folder=monitors)
+        _run_trainer(folder, file, on_step)
     # The work folder still exists if the trainer was killed after it had written the result.
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
     return _read_result(folder, run)
@@ -101,6 +113,7 @@ def train_stage(
 
 def _check_compatibility(run: StageRun, execution: TrainingExecution) -> None:
     check_batch_division(run.config, execution, run.model.context_length)
+    check_deepspeed_options(run.config, execution, run.model.context_length)
     if run.config.mask_documents and execution.sequence_parallel > 1:
         raise ConfigError(
             f"stage {run.stage} masks documents, and sequence_parallel is "

@@ -43,7 +43,7 @@ def _gpu(name: str, title: str, *, bf16: float, fp32: float, memory_gb: int) -> 
     return Device(
         name=name,
         title=title,
-        peak_flops={"bf16": bf16, "fp32": fp32},
+        peak_flops={"bf16": bf16, "fp16": bf16, "fp32": fp32},
         memory_bytes=memory_gb * _GB,
         mfu=_ASSUMED_MFU,
         mfu_source="an assumption: nothing was measured on this device",

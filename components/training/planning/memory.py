@@ -180,7 +180,7 @@ class _Step:
         if self.layout.offload != "none":
             return self._estimate("step", gradients, 0, self.bucket if self.stage == 3 else 0)
         num_updated = self.num_parameters // self.num_shards
-        cast_bytes = _FP32_BYTES if self.layout.precision == "bf16" else 0
+        cast_bytes = 0 if self.layout.precision == "fp32" else _FP32_BYTES
         bytes_per_element = cast_bytes
         if self.stage > 0:
             bytes_per_element += self.layout.weight_bytes

@@ -113,6 +113,7 @@ def make_plan(
     fitting = [row for row in rows if row.fits]
     best = fitting[0] if fitting else min(rows, key=lambda row: row.memory.total_bytes)
     layout = best.layout
+    _check_precision(layout, device)
     reached_mfu = device.mfu if mfu is None else mfu
     flops_per_s = layout.world_size * device.peak_flops[layout.precision] * reached_mfu
     flops_per_token = model.flops_per_token
@@ -186,6 +187,15 @@ def execution_options(layout: ParallelLayout, device: Device) -> list[str]:
         for name in _PRINTED_FIELDS
         if name in _ALWAYS_PRINTED or values[name] != defaults[name]
     ]
+
+
+def _check_precision(layout: ParallelLayout, device: Device) -> None:
+    if layout.precision not in device.peak_flops:
+        raise ConfigError(
+            f"precision is {layout.precision}, whose speed on {device.title} is unknown",
+            expected=f"one of {', '.join(device.peak_flops)}",
+            fix="choose one of these, or another device",
+        )
 
 
 def _plan_row(

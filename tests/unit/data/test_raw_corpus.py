@@ -38,7 +38,7 @@ def pulled(project, fixture_archives, tmp_path):
         tmp_path / "cache",
         pins=fixture_archives.pins,
         archives=fixture_archives.folder,
-        index=unreachable,
+        index=lambda: unreachable,
     )
     return project
 

@@ -64,7 +64,7 @@ def test_three_formats_in_a_file_are_sampled_and_scored(tmp_path: Path) -> None:
         "mine/1": ["    return 1\n"],
         "MBPP/8": ["def square_nums(nums):\n    return [one * one for one in nums]\n"],
         "MBPP/9": ["def up(x):\n    return -int(-x // 1)\n"],
-        "3/0": ["x = 'a'", "print(x)"],
+        "3/0": ["x = 'a'", "import pathlib\nprint(pathlib.Path(x))"],  # no text, so no strict pass
         "3/1": ["x = 'a'", "print(x)"],
     }
     benchmark = read_benchmark(
@@ -82,6 +82,7 @@ def test_three_formats_in_a_file_are_sampled_and_scored(tmp_path: Path) -> None:
     assert statistics["outcomes"] == {"passed": 4, "wrong_answer": 1}
     # Four problems: the two cases of the conversation are a single problem, half passed.
     assert statistics["pass@1"] == pytest.approx((1 + 1 + 1 + 0.5) / 4)
+    assert statistics["strict_pass@1"] == pytest.approx((1 + 1 + 1 + 0) / 4)
     (prompt,) = (
         request.prompt for request in sampler.requests if request.key.problem.task_id == "MBPP/8"
     )

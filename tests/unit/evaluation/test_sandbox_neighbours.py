@@ -13,10 +13,16 @@ from components.evaluation.benchmarks.humaneval import load_humaneval
 from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox import (
     ExecutionMode,
+    FunctionTest,
     ResourceLimits,
     Sandbox,
+    Verdict,
     open_sandbox,
 )
+from components.evaluation.sandbox.backends import find_jail
+from components.evaluation.sandbox.job import Job
+from components.evaluation.sandbox.system_calls import compile_seccomp_filters
+from components.evaluation.sandbox.worker import Worker
 
 LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 HONEST = [problem.canonical_test() for problem in load_humaneval()]
@@ -202,6 +208,31 @@ def test_remains_of_a_program_are_not_visible_to_the_next(sandbox_kind: SandboxK
                 sandbox.report.restriction
             )  # the first process of a namespace
             assert remains == [], name
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_remains_of_a_test_do_not_affect_the_next() -> None:
+    """Values and threads of a test, which share a process with the next test."""
+    tests = {
+        "large values": (
+            "kept = []\ndef check(candidate):\n    for _ in range(150): kept.append(candidate())\n"
+        ),
+        "much memory": (
+            "def check(candidate):\n    assert len(bytes(400 << 20)) > len(candidate())\n"
+        ),
+        "a thread": (
+            "import threading\ndef check(candidate):\n"
+            "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+        ),
+        "no thread": (
+            "import threading\ndef check(candidate):\n    assert threading.active_count() == 1\n"
+        ),
+    }
+    with Worker(find_jail(), compile_seccomp_filters()) as worker:
+        for name, test in tests.items():
+            program = FunctionTest("def f():\n", "    return 'x' * 1_000_000\n", test, "f")
+            limits = ResourceLimits(cpu_s=5, memory_mib=512)
+            assert (name, worker.run(Job(program, limits, "split"))) == (name, Verdict("passed"))
 
 
 def _growth(num_programs: int) -> float:

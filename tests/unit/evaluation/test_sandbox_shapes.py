@@ -8,7 +8,16 @@ from collections.abc import Iterator
 import pytest
 from fixtures.shapes_of_tests import NEEDS_FAST, SHAPES, Shape
 
-from components.evaluation.sandbox import FunctionTest, ResourceLimits, Sandbox, Verdict
+from components.evaluation.sandbox import (
+    FunctionTest,
+    ResourceLimits,
+    Sandbox,
+    Verdict,
+)
+from components.evaluation.sandbox.backends import find_jail
+from components.evaluation.sandbox.job import Job
+from components.evaluation.sandbox.system_calls import compile_seccomp_filters
+from components.evaluation.sandbox.worker import Worker
 
 LIMITS = ResourceLimits(cpu_s=2, memory_mib=1024)
 
@@ -71,7 +80,7 @@ REPLIES = {
     "an exception without a class": b'{"op":"raise","value":[],"objects":{},"unused":[]}',
     "an exception of the harness": (
         b'{"op":"raise","value":["tuple",["tuple",["tuple","jailed.shared_objects","TestAborted"]],'
-        b'["tuple"],["ref",9],"",null],"objects":{"9":[null,null,["dict"]]},"unused":[]}'
+        b'["tuple"],["ref",9],"",null,null],"objects":{"9":[null,null,["dict"]]},"unused":[]}'
     ),
     "an unknown object": b'{"op":"return","value":["ref",99],"objects":{},"unused":[]}',
     "a number of the tests": (
@@ -88,6 +97,31 @@ REPLIES = {
         b'{"op":"return","value":["ref",9],"objects":{"9":[null,null,'
         b'["ndarray","f8",2,99999999,0]]},"unused":[]}'
     ),
+    "a failure with many texts": (
+        b'{"op":"failed","value":["tuple","exception",["tuple"'
+        + 4 * (b',"' + 2000 * b"x" + b'"')
+        + b']],"objects":{},"unused":[]}'
+    ),
+    "an exception whose name is an object": (
+        b'{"op":"raise","value":["tuple",["tuple",["tuple","x",["ref",9]],["tuple","builtins",'
+        b'"TypeError"]],["tuple"],["ref",11],"",null,null],"objects":{"9":'
+        b'[["N",["__getitem__"],[],1,0,["N"],true,null],"Name",null],"11":[null,null,["dict"]]},'
+        b'"unused":[]}'
+    ),
+    "a subclass of an array": (
+        b'{"op":"return","value":["ref",11],"objects":{"9":[null,null,["ndarray","i8",1,1,3]],'
+        b'"11":[["N",[],[],1,0,["N"],true,null],["ref",9],null]},"unused":[]}'
+    ),
+    "a value that needs a call": (
+        b'{"op":"return","value":["complex",["ref",9],0],"objects":{"9":'
+        b'[["N",["__complex__","__float__"],[],1,0,["N"],true,null],null,null]},"unused":[]}'
+    ),
+    "a date from bytes": (
+        b'{"op":"return","value":["date",["bytes","000001ff"]],"objects":{},"unused":[]}'
+    ),
+    "the importer": (
+        b'{"op":"return","value":["global","builtins","__loader__"],"objects":{},"unused":[]}'
+    ),
     "too deep": b'{"op":"return","value":'
     + b"[" * 400
     + b"]" * 400
@@ -98,7 +132,7 @@ REPLIES = {
 }
 RAISES_TYPE_ERROR = (
     b'{"op":"raise","value":["tuple",["tuple",["tuple","builtins","TypeError"]],["tuple"],["ref",9],'
-    b'"",null],"objects":{"9":[null,null,["dict"]]},"unused":[]}'
+    b'"",null,null],"objects":{"9":[null,null,["dict"]]},"unused":[]}'
 )
 """A valid reply, as of a program that raises TypeError."""
 REPLYING = """    import os
@@ -125,6 +159,24 @@ def test_a_malformed_reply_is_no_exception_that_a_test_can_expect(
     *outcomes, valid = sandbox.run_tests(tests, LIMITS)
     assert dict(zip(REPLIES, outcomes, strict=True)) == dict.fromkeys(REPLIES, Verdict("exited"))
     assert valid == Verdict("passed")
+
+
+class _ShortWall(ResourceLimits):
+    wall_s = 1.0  # type: ignore[assignment]
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_a_test_that_waits_for_a_call_is_killed() -> None:
+    test = (
+        "import threading\ndef check(candidate):\n    event = threading.Event()\n"
+        "    candidate(event.set)\n    event.wait()\n"
+    )
+    jobs = [
+        Job(FunctionTest("def f(g):\n", completion, test, "f"), _ShortWall(2), "split")
+        for completion in ("    pass\n", "    g()\n")
+    ]
+    with Worker(find_jail(), compile_seccomp_filters()) as worker:
+        assert [worker.run(job).kind for job in jobs] == ["time_out", "passed"]
 
 
 def test_a_program_can_only_call_the_functions_of_a_test(sandbox: Sandbox) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.function_tests import RETURNS_ONE
@@ -79,6 +82,10 @@ def test_unsafe_execution_runs_programs_and_is_reported(
         assert not sandbox.report.isolated
         assert sandbox.report.isolation == "none (unsafe execution)"
         assert "read a file outside" not in sandbox.report.self_test
+        source = "import os, tempfile\nprint([os.getcwd(), tempfile.gettempdir()])"
+        folder, temporary = sandbox.last_printed_values([source], LIMITS)[0].value
+        assert folder == temporary
+        assert stat.S_IMODE(Path(folder).stat().st_mode) == 0o700
         wrong = RETURNS_ONE._replace(completion="    return 2\n")
         for mode in ("split", "fast"):
             assert [
@@ -142,6 +149,20 @@ def test_a_jail_that_is_lost_twice_is_an_error(
         _wait_until_gone(inside)
         with pytest.raises(EvaluationError, match="lost twice"):
             worker.run(JOB)
+
+
+@pytest.mark.parametrize("mode", ["split", "fast"])
+def test_a_package_that_cannot_be_imported_is_named(
+    sandbox_kind: SandboxKind, monkeypatch: pytest.MonkeyPatch, mode: Any
+) -> None:
+    servers = ((re.compile("numpy"), ("nowhere",)), (None, ()))
+    monkeypatch.setattr("components.evaluation.sandbox.worker.SERVERS", servers)
+    job = JOB._replace(mode=mode)
+    with Worker(find_jail(sandbox_kind), compile_seccomp_filters()) as worker:
+        numpy = RETURNS_ONE._replace(prompt="import numpy\n" + RETURNS_ONE.prompt)
+        with pytest.raises(EvaluationError, match="import nowhere: ModuleNotFoundError"):
+            worker.run(job._replace(program=numpy))
+        assert worker.run(job) == Verdict("passed")
 
 
 # The starter, six servers, the program; bubblewrap has two more processes, our own jail one.

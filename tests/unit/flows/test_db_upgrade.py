@@ -17,8 +17,11 @@ import pytest
 from fixtures.processes import environment_without_settings
 
 from components.core.errors import ConfigError, TrackingError
+from components.core.network import free_port
 from components.registry.tracking import Tracking
-from flows.servers.db_upgrade import DatabaseUpgrade, ensure_prefect_database, upgrade
+from flows.servers.db_upgrade import DatabaseUpgrade, require_current_schema, upgrade
+from flows.servers.local_servers import local_servers
+from flows.servers.prefect_server import create_database
 from flows.settings.execution import Execution
 
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
@@ -97,10 +100,11 @@ def content(database: Path) -> list[str]:
 
 _FIRST_START = """
 import sys
-from flows.servers.db_upgrade import ensure_prefect_database
+from pathlib import Path
+from flows.servers.prefect_server import create_database
 from flows.settings.execution import Execution
 if sys.argv[2] == "prefect":
-    ensure_prefect_database()
+    create_database(Path(sys.argv[1], "prefect", "prefect.db"))
 else:
     Execution(project=sys.argv[1], workspace=".").open_tracking().check()
 """
@@ -145,10 +149,10 @@ def test_a_killed_creation_of_prefects_database_is_repeated(
 
     kill_first_start(execution, "prefect", is_reached)
     assert not prefect(execution).exists()
-    ensure_prefect_database()
+    create_database(prefect(execution))
     assert names(prefect(execution), "flow") == []
     assert sorted(path.name for path in folder.iterdir()) == ["prefect.db", "prefect.db.lock"]
-    ensure_prefect_database()
+    require_current_schema()
 
 
 def test_a_killed_creation_of_mlflows_database_is_repeated(execution: Execution) -> None:
@@ -161,11 +165,12 @@ def test_a_killed_creation_of_mlflows_database_is_repeated(execution: Execution)
 
 _FIRST_RUN = """
 import sys
-from flows.servers.db_upgrade import ensure_prefect_database, upgrade
+from flows.servers.db_upgrade import upgrade, workspace_database
 from flows.settings.execution import Execution, setup_environment
 execution = Execution(project=sys.argv[1], workspace=sys.argv[2])
 setup_environment(execution, runs=False)
-ensure_prefect_database()
+from flows.servers.prefect_server import create_database
+create_database(workspace_database())
 with execution.open_tracking().run("first", experiment="tiny") as run:
     run.log_json("note.json", {})
 assert {result.name for result in upgrade(execution)} == {"Prefect", "MLflow"}
@@ -187,16 +192,21 @@ def test_databases_are_created_in_a_workspace_with_special_characters(tmp_path: 
 
 
 def test_old_databases_are_rejected_backed_up_and_upgraded_with_their_content(
-    execution: Execution,
+    execution: Execution, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create_old_databases(execution)
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")  # As `codegen serve` does.
     tracking = Tracking(execution.resolved_tracking_uri, execution.workspace_path / "artifacts")
     with pytest.raises(TrackingError, match=r"codegen (db )?upgrade"):
         tracking.check()
-    with pytest.raises(
-        ConfigError, match=f"(?s)Prefect's database .*{OLD_PREFECT_REVISION}.*codegen db upgrade"
+    with (
+        pytest.raises(
+            ConfigError,
+            match=f"(?s)Prefect's database .*{OLD_PREFECT_REVISION}.*codegen db upgrade",
+        ),
+        local_servers(execution, prefect_port=free_port(), mlflow_port=free_port()),
     ):
-        ensure_prefect_database()
+        pytest.fail("the servers started")
 
     results = {result.name: result for result in upgrade(execution)}
     assert results["MLflow"].old_revision == OLD_MLFLOW_REVISION
@@ -210,7 +220,7 @@ def test_old_databases_are_rejected_backed_up_and_upgraded_with_their_content(
         assert backup is not None
         assert "old" in names(backup, table)
 
-    ensure_prefect_database()
+    require_current_schema()
     again = list(upgrade(execution))
     assert all(result.old_revision == result.new_revision for result in again)
     assert [result.backup for result in again] == [None, None]

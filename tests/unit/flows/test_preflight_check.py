@@ -30,3 +30,10 @@ def test_only_trained_stages_are_checked() -> None:
     with pytest.raises(ConfigError, match="1 sequences"):
         preflight_check(uneven, execution)
     preflight_check(uneven.override(["training.start_stage=multi"]), execution)
+
+
+def test_deepspeed_options_that_contradict_the_recipe_are_refused() -> None:
+    options = {"gradient_clipping": 0.5, "csv_monitor": {"enabled": True}}
+    training = TrainingExecution(micro_batch=2, world_size=2, deepspeed_config=options)
+    with pytest.raises(ConfigError, match=r"gradient_clipping is 0.5 instead of 1.0"):
+        preflight_check(tiny(), Execution(training=training))

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
-from components.training.config import StageConfig, TrainingExecution
+from components.training.config import Precision, StageConfig, TrainingExecution
 from components.training.deepspeed_config import accumulation_steps, deepspeed_config
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "deepspeed_350m_nl.json"
@@ -26,7 +26,9 @@ NL_350M = StageConfig(
 
 def test_the_350m_recipe_of_the_paper_equals_the_golden_file() -> None:
     execution = TrainingExecution(world_size=8, threads_per_process=4, micro_batch=4)
-    config = deepspeed_config(NL_350M, execution, context_length=2048, on_gpu=True, bf16=True)
+    config = deepspeed_config(
+        NL_350M, execution, context_length=2048, on_gpu=True, precision="bf16"
+    )
     assert config == json.loads(GOLDEN.read_text())
 
 
@@ -37,7 +39,7 @@ def test_every_sequence_is_in_exactly_one_micro_batch(
     sequences = processes * micro_batch * accumulation
     stage = NL_350M.replace(global_batch_tokens=sequences * 2048)
     execution = TrainingExecution(world_size=processes, micro_batch=micro_batch)
-    config = deepspeed_config(stage, execution, 2048, on_gpu=False, bf16=False)
+    config = deepspeed_config(stage, execution, 2048, on_gpu=False, precision="fp32")
     assert accumulation_steps(stage, execution, 2048) == accumulation
     assert config["train_batch_size"] == sequences
 
@@ -67,18 +69,20 @@ def test_the_error_for_a_batch_that_does_not_divide_names_a_valid_value(
 ) -> None:
     stage = NL_350M.replace(global_batch_tokens=tokens)
     with pytest.raises(ConfigError, match=fix):
-        deepspeed_config(stage, execution, 2048, on_gpu=False, bf16=False)
+        deepspeed_config(stage, execution, 2048, on_gpu=False, precision="fp32")
 
 
 def test_a_batch_divides_over_replicas_of_several_ranks() -> None:
     stage = NL_350M.replace(global_batch_tokens=12 * 2048)
     execution = TrainingExecution(world_size=8, tensor_parallel=4, micro_batch=2)
-    config = deepspeed_config(stage, execution, 2048, on_gpu=False, bf16=False)
+    config = deepspeed_config(stage, execution, 2048, on_gpu=False, precision="fp32")
     assert config["gradient_accumulation_steps"] == 12 // (8 // 4) // 2
     assert config["tensor_parallel"]["autotp_size"] == 4
     assert "train_batch_size" not in config
     with pytest.raises(ConfigError, match="set world_size to 16"):
-        deepspeed_config(stage, execution.replace(world_size=20), 2048, on_gpu=False, bf16=False)
+        deepspeed_config(
+            stage, execution.replace(world_size=20), 2048, on_gpu=False, precision="fp32"
+        )
 
 
 def test_offloading_sets_the_device_of_optimizer_and_parameters() -> None:
@@ -89,17 +93,23 @@ def test_offloading_sets_the_device_of_optimizer_and_parameters() -> None:
         nvme_folder="/fast",
         micro_batch=16,
     )
-    zero = deepspeed_config(NL_350M, execution, 2048, on_gpu=True, bf16=True)["zero_optimization"]
+    zero = deepspeed_config(NL_350M, execution, 2048, on_gpu=True, precision="bf16")[
+        "zero_optimization"
+    ]
     assert zero["stage"] == 3
     assert zero["offload_optimizer"] == {"device": "nvme", "pin_memory": True, "nvme_path": "/fast"}
     assert zero["offload_param"] == {"device": "cpu", "pin_memory": True}
 
 
-@pytest.mark.parametrize(("bf16", "stage"), [(False, 0), (True, 1)])
-def test_bf16_uses_zero_1_for_the_fp32_copy_of_the_weights(bf16: bool, stage: int) -> None:
+@pytest.mark.parametrize(("precision", "stage"), [("fp32", 0), ("bf16", 1), ("fp16", 1)])
+def test_half_precision_uses_zero_1_for_the_fp32_copy_of_the_weights(
+    precision: Precision, stage: int
+) -> None:
     execution = TrainingExecution(zero_stage=0, micro_batch=16)
-    config = deepspeed_config(NL_350M, execution, 2048, on_gpu=False, bf16=bf16)
+    config = deepspeed_config(NL_350M, execution, 2048, on_gpu=False, precision=precision)
     assert config["zero_optimization"]["stage"] == stage
+    assert config["bf16"]["enabled"] == (precision == "bf16")
+    assert ("fp16" in config) == (precision == "fp16")
 
 
 @pytest.mark.parametrize(

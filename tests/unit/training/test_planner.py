@@ -284,3 +284,13 @@ def test_execution_options_set_the_layout_of_a_run(
     ]
     execution = Execution(training=TrainingExecution()).override(options).training
     assert execution == expected
+
+
+def test_fp16_is_planned_like_bf16_on_a_gpu_and_refused_for_a_cpu() -> None:
+    half, brain = (
+        ParallelLayout(world_size=8, precision=precision) for precision in ("fp16", "bf16")
+    )
+    target = recipe("350m")
+    assert plan_recipe(target, [half], H100).total == plan_recipe(target, [brain], H100).total
+    with pytest.raises(ConfigError, match="precision is fp16"):
+        plan_recipe(target, [half], CPU)

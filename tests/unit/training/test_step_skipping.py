@@ -39,6 +39,17 @@ def test_only_the_last_batches_that_were_not_skipped_are_compared() -> None:
     assert skipper.skip_reason([2.1]) == "the loss is 2.100, above 2.000 (last 128: 2.000 +- 0.000)"
 
 
+def test_overflows_are_counted_without_a_limit() -> None:
+    skipper = StepSkipper(0, None, SkipState(num_overflows=1))
+    for _ in range(20):
+        skipper.record_overflow()
+    assert not skipper.is_limit_exceeded
+    assert skipper.state == SkipState(num_overflows=21)
+    skipper.record(None)
+    assert skipper.is_limit_exceeded
+    assert skipper.state.num_without_update == 22
+
+
 @pytest.mark.parametrize("limit", [0, 2])
 def test_the_limit_is_exceeded_by_one_more_skipped_batch(limit: int) -> None:
     skipper = StepSkipper(limit, None, SkipState())

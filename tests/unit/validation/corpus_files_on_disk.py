@@ -49,9 +49,16 @@ SMALL = ValidationConfig(
 """Limits for corpora with a few documents."""
 
 
-def page_table(page: str) -> dict[str, list[str]]:
-    """The table at the end of a Data Docs page: its rows by their first cell."""
-    rows = re.findall(r"<tr.*?</tr>", page[page.index("Validated table") :], re.DOTALL)
+def page_section(page: Path, name: str) -> str:
+    """The section of a suite in the page of a run."""
+    text = page.read_text(encoding="utf-8")
+    start = text.index(f'<section id="{name}">')
+    return text[start : text.index("</section>", start)]
+
+
+def page_table(section: str) -> dict[str, list[str]]:
+    """The validated table in a section: its rows by their first cell."""
+    rows = re.findall(r"<tr.*?</tr>", section, re.DOTALL)
     cells = [re.findall(r"<t[hd]>(.*?)</t[hd]>", row) for row in rows]
     return {head: values for head, *values in cells}
 

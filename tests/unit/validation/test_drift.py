@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from corpus_files_on_disk import SMALL, page_table
+from corpus_files_on_disk import SMALL, page_section, page_table
 
 from components.core.errors import ValidationFailedError
 from components.data.config import DataConfig
@@ -58,7 +58,7 @@ def validate(
         previous=None if previous is None else {"multi": previous},
         config=config,
         data=DataConfig(),
-        docs=folder / "docs",
+        gx_root=folder / "gx",
     )
 
 
@@ -137,11 +137,11 @@ def test_warnings_are_logged_and_marked_in_the_pages_and_results(
     with caplog.at_level(logging.WARNING, logger="components.validation"):
         (warning,) = validate(tmp_path, profile(license_name="GPL-3.0-only"), profile())["warnings"]
     assert [record.getMessage() for record in caplog.records] == [f"raw corpora: {warning}"]
-    index = (tmp_path / "docs" / "index.html").read_text(encoding="utf-8")
+    index = (tmp_path / "gx" / "index.html").read_text(encoding="utf-8")
     assert "multi: raw-drift</a>: 1 of 4 rules broken, a warning" in index
     assert "✘" not in index
-    page = next((tmp_path / "docs").glob("raw-corpora-*/validations/raw-drift-multi/**/*.html"))
-    assert "<li>GPL-3.0-only (10 documents)</li>" in page.read_text(encoding="utf-8")
+    (page,) = (tmp_path / "gx" / "runs").glob("raw-corpora-*/index.html")
+    assert "<li>GPL-3.0-only (10 documents)</li>" in page_section(page, "raw-drift-multi")
     results = json.loads((tmp_path / "out" / "results.json").read_text())
     assert [
         (result["severity"], result["examples"]) for result in results if result["success"] is False
@@ -159,21 +159,17 @@ def test_the_page_has_the_previous_version_a_note_about_warnings_and_both_tables
         quarantined={"multi": QuarantineSummary({"not JSON": 2}, [])},
         config=SMALL,
         data=DataConfig(),
-        docs=tmp_path / "docs",
+        gx_root=tmp_path / "gx",
     )
-    (page,) = (tmp_path / "docs").glob("raw-corpora-*/validations/raw-drift-multi/**/*.html")
-    text = page.read_text(encoding="utf-8")
-    head = text[: text.index("Expectation Validation Result")]
-    assert "<br>Compared with &lt;version&gt; of yesterday.<br>" in head
-    assert "(validation.drift is &quot;warn&quot;)" in head
-    assert 'quarantine.html#multi">quarantined records</a> (2)' in head
-    table = page_table(text)
-    assert (table[""], table["mean_bytes"]) == ([*SIX, "(all)"], ["130"] * 7)
+    (page,) = (tmp_path / "gx" / "runs").glob("raw-corpora-*/index.html")
+    section = page_section(page, "raw-drift-multi")
+    assert "<p>Compared with &lt;version&gt; of yesterday.</p>" in section
+    assert "(validation.drift is &#34;warn&#34;)" in section
+    assert 'quarantine.html#multi">quarantined records</a> (2)' in section
+    table = page_table(section)
+    assert (table["language"], table["mean_bytes"]) == ([*SIX, "(all)"], ["130"] * 7)
     assert table["previous_mean_bytes"] == ["100"] * 7
-    (documents_page,) = (tmp_path / "docs").glob(
-        "raw-corpora-*/validations/raw-documents-multi/**/*.html"
-    )
-    assert "Compared with" not in documents_page.read_text(encoding="utf-8")
+    assert "Compared with" not in page_section(page, "raw-documents-multi")
 
 
 def test_drift_can_stop_a_run_or_be_disabled(tmp_path: Path) -> None:
@@ -194,7 +190,7 @@ def test_a_first_version_is_reported_as_not_compared(tmp_path: Path) -> None:
     assert read_profiles(tmp_path / "out") is None
     validate(tmp_path, profile(), None)
     note = "there is no previous version to compare with"
-    assert f"<li>multi: raw-drift: {note}</li>" in (tmp_path / "docs" / "index.html").read_text(
+    assert f"<li>multi: raw-drift: {note}</li>" in (tmp_path / "gx" / "index.html").read_text(
         encoding="utf-8"
     )
     results = json.loads((tmp_path / "out" / "results.json").read_text())

@@ -29,7 +29,7 @@ def validate(folder: Path, **prepared: Path) -> dict[str, Any]:
         prepared=prepared,
         config=SMALL,
         data=DataConfig(),
-        docs=folder / "docs",
+        gx_root=folder / "gx",
     )
 
 
@@ -343,7 +343,7 @@ def test_kept_and_rejected_documents_with_the_same_source_and_path_are_reported(
         prepared={"nl": tmp_path / "nl"},
         config=tolerant,
         data=DataConfig(),
-        docs=tmp_path / "docs",
+        gx_root=tmp_path / "gx",
     )
 
 
@@ -394,7 +394,7 @@ def test_rejected_and_duplicate_documents_are_counted(tmp_path: Path) -> None:
             prepared={"nl": folder},
             config=strict,
             data=DataConfig(),
-            docs=tmp_path / "docs",
+            gx_root=tmp_path / "gx",
         )
     assert "At most 11% of the documents of a language are duplicates" in error.value.got
 
@@ -423,7 +423,7 @@ def test_a_changed_share_of_rejected_documents_is_a_warning(
     arguments: dict[str, Any] = {
         "prepared": {"nl": folders[1]},
         "data": DataConfig(),
-        "docs": tmp_path / "docs",
+        "gx_root": tmp_path / "gx",
         "previous": previous,
     }
     statistics = validate_prepared(tmp_path / "warned", config=SMALL, **arguments)

@@ -30,7 +30,7 @@ def validate(
         corpora=corpora,
         config=config,
         data=DataConfig(),
-        docs=folder / "docs",
+        gx_root=folder / "gx",
     )
 
 
@@ -50,7 +50,7 @@ def test_valid_corpora_pass_and_are_counted(tmp_path: Path) -> None:
         corpora=corpora,
         config=SMALL,
         data=DataConfig(),
-        docs=tmp_path / "docs",
+        gx_root=tmp_path / "gx",
     )
     size = len(b"A line of text.\nAnd number 0.\n")
     assert statistics["corpora"] == {
@@ -153,7 +153,7 @@ def test_missing_values_are_reported(tmp_path: Path) -> None:
             profiles={"nl": profile_of(content)},
             config=SMALL,
             data=DataConfig(),
-            docs=tmp_path,
+            gx_root=tmp_path,
         )
     assert "5 of 15 rules" in error.value.got
     assert (
@@ -184,7 +184,7 @@ def test_a_profile_has_the_same_results_as_its_corpus(tmp_path: Path) -> None:
                 **{name: {"nl": corpus}},
                 config=SMALL,
                 data=DataConfig(),
-                docs=tmp_path / "docs",
+                gx_root=tmp_path / "gx",
             )
     for file in ("results.json", "profile.json"):
         assert (tmp_path / "corpora" / file).read_bytes() == (
@@ -200,7 +200,7 @@ def test_a_profile_with_other_limits_is_an_error(tmp_path: Path) -> None:
             profiles={"nl": profile_of(records(), SMALL.replace(max_document_bytes=7))},
             config=SMALL,
             data=DataConfig(),
-            docs=tmp_path,
+            gx_root=tmp_path,
         )
 
 

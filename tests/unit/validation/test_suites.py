@@ -50,13 +50,18 @@ def user_suites(tmp_path: Path) -> Path:
 # -- a suite
 
 
-def test_descriptions_are_filled_in_and_parameters_are_listed(tmp_path: Path) -> None:
+def test_parameters_and_descriptions_are_filled_in_and_parameters_are_listed(
+    tmp_path: Path,
+) -> None:
     suite = load_suite(write_suite(tmp_path, VALID_RULE), "mine-nl", PARAMETERS, COLUMNS)
     assert suite.name == "mine-nl"
     assert [rule.description for rule in suite.expectations] == [
         "Numbers are at most 1,000, in a, b"
     ]
-    assert suite.suite_parameter_options == ("limit",)
+    assert [rule.max_value for rule in suite.expectations] == [1000]
+    assert [rule.meta["parameters"] for rule in suite.expectations] == [
+        ["limit", "limit", "places"]
+    ]
 
 
 CONDITION = {"type": "comparison", "column": {"name": "nam"}, "operator": "==", "parameter": "x"}
@@ -305,7 +310,7 @@ def validate_twice(folder: Path, config: ValidationConfig) -> None:
             corpora={"nl": corpus},
             config=config,
             data=DataConfig(),
-            docs=folder / "docs",
+            gx_root=folder / "gx",
             previous=read_profiles(folder / "first" / "raw"),
         )
         validate_prepared(
@@ -313,7 +318,7 @@ def validate_twice(folder: Path, config: ValidationConfig) -> None:
             prepared={"nl": prepared},
             config=config,
             data=DataConfig(),
-            docs=folder / "docs",
+            gx_root=folder / "gx",
             previous=read_metrics(folder / "first" / "prepared"),
         )
 

@@ -24,7 +24,7 @@ MAX_DEPTH = 256
 HEADER_BYTES = 4
 """Size of the length before every message, an unsigned big-endian integer."""
 
-_encode = json.JSONEncoder(separators=(",", ":")).encode
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 _STRING = re.compile(rb'"(?:[^"\\]|\\.)*+"')
 _NOT_BRACKETS = bytes(byte for byte in range(256) if byte not in b"[]{}")
 

@@ -35,6 +35,8 @@ SCRATCH_OPTIONS = "size=16m,nr_inodes=4096,mode=1777"
 """Mount options of the only writable folder (assumption: MTPB and HumanEval write nothing of
 size)."""
 
+_MAX_ERROR_CHARS = 300
+"""Longest import error in a reply, which must fit the launcher's buffer."""
 PREIMPORTED = (
     "bisect", "collections", "copy", "dataclasses", "datetime", "enum", "functools", "hashlib",
     "heapq", "itertools", "json", "math", "operator", "random", "re", "string", "sys", "time",
@@ -195,6 +197,8 @@ class _Server:
         )
         self._pidfd = os.pidfd_open(os.getpid())
         self._poll = select.poll()
+        self._import_error = ""
+        """Why a package could not be imported; then no program runs."""
 
     def serve(self) -> None:
         """Answer requests until the socket closes.
@@ -204,8 +208,13 @@ class _Server:
         lockdown.set_common_limits(has_own_user=self._setup.has_own_user)
         candidate.handle_signals()
         select.select([self._control], [], [])
-        for name in self._packages:
-            importlib.import_module(name)
+        try:
+            for name in self._packages:
+                importlib.import_module(name)
+        except Exception as error:
+            self._import_error = f"import {name}: {type(error).__name__}: {error}"[
+                :_MAX_ERROR_CHARS
+            ]
         if self._setup.namespaces:
             self._renew_scratch()  # the first tmpfs of the jail does not limit the number of files
         gc.collect()
@@ -222,6 +231,10 @@ class _Server:
 
         While it lives, every written memory page is copied, so this method does little.
         """
+        if self._import_error:
+            for fd in (source_fd, channel):
+                os.close(fd)
+            return {"number": request["number"], "import_error": self._import_error}
         scratch_before, source_size = self._scratch_state(), os.fstat(source_fd).st_size
         limits = lockdown.resolve_limits(request["limits"])
         self._poll.register(channel, 0)  # a hang-up is always reported

@@ -23,8 +23,15 @@ import types
 from operator import is_
 from typing import Any, NoReturn
 
-from . import frames, proxy
-from .value_types import CONTAINERS, VALUES, ContainerType, container_type, value_type
+from . import exceptions, frames, proxy
+from .value_types import (
+    CONTAINERS,
+    VALUES,
+    ContainerType,
+    container_type,
+    is_plain,
+    value_type,
+)
 
 Verdict = dict[str, str]
 
@@ -37,13 +44,18 @@ _CLAIMABLE = frozenset({"syntax_error", "exception", "memory", "time_out"})
 """Classes of failure that a program may report of itself; it cannot report a success."""
 _MAX_NAME_CHARS = 200
 """Longest name in a verdict, which must fit the launcher's buffer."""
+_MAX_NESTED_CALLS = 8
+"""Nested calls from which a RecursionError may be due to the calls (assumption)."""
 _MAX_DEPTH = 64
 """Deepest nesting of immutable values (assumption); containers may be nested to any depth."""
 _MAX_COMPARISONS = 1 << 20
 """Most comparisons of shared containers, about a second of CPU time (assumption: a test keeps few
 arguments and results)."""
 _PLAIN_INT = 1 << 63
-_JSON_TYPES = frozenset({type(None), bool, str, float})
+_JSON_TYPES = frozenset({type(None), bool, str})
+_NAN_MODULES = ("math", "cmath", "numpy")
+"""Modules that define NaN. Both processes have these objects; all others are shared, because NaN
+is found in a list by its identity only."""
 _GLOBAL_TYPES = (type, types.BuiltinFunctionType, types.FunctionType)
 _SAFE_FUNCTIONS = frozenset(
     "abs all any ascii bin chr divmod hex len max min oct pow repr round sorted sum".split()  # noqa: SIM905
@@ -101,6 +113,8 @@ class _Side:
         self._definitions: dict[int, Any] = {}
         """Definitions in the received message of objects that are not created yet."""
         self._num_comparisons = 0
+        self._num_calls = 0
+        """Calls of the other process that this process executes at present."""
         self._classes: dict[Any, type] = {}
 
     # -- defined by each side ---------------------------------------------------------------------
@@ -112,9 +126,9 @@ class _Side:
     def _describe(self, value: Any, base: type) -> list[Any]:
         """Return the class of an object of this process for `_create`.
 
-        The name of the class, its special methods, those that are None, a number of the class, its
-        flags for patterns, the names of it and of its bases, whether all of them are defined by
-        this program, and the name of the object if it is a class or a function.
+        The name of the class, the methods that its proxies have, those that are None, a number of
+        the class, its flags for patterns, the names of it and of its bases, whether all of them are
+        defined by this program, and the name of the object if it is a class or a function.
         """
         raise NotImplementedError
 
@@ -130,9 +144,9 @@ class _Side:
         """Return a global object that the other process sent by name."""
         raise NotImplementedError
 
-    def _remove_unused(self) -> list[int]:
-        """Remove the objects that need not be shared any more; returns their numbers."""
-        return []
+    def _is_removable(self, number: int) -> bool:
+        """Whether an object need not be shared any more once only the table refers to it."""
+        raise NotImplementedError
 
     # -- calls ------------------------------------------------------------------------------------
 
@@ -152,7 +166,9 @@ class _Side:
                 return value
             if message["op"] == "raise":
                 raise value
+            self._num_calls += 1
             self._answer(message["target"], *value)
+            self._num_calls -= 1
 
     def _answer(self, number: int, method: str, arguments: Any, keywords: Any) -> None:
         """Execute a call of the other process, and send its result or its exception."""
@@ -161,38 +177,11 @@ class _Side:
         except TestAborted:
             raise
         except BaseException as error:
-            self._send("raise", _exception_parts(error))
+            if isinstance(error, RecursionError) and self._num_calls > _MAX_NESTED_CALLS:
+                self.abort(_reason(error))  # calls between processes take more frames
+            self._send("raise", error)
         else:
             self._send("return", result)
-
-    def _build_exception(
-        self, names: Any, arguments: Any, attributes: Any, text: str, cause: Any
-    ) -> BaseException:
-        """Rebuild an exception; an unknown class is replaced by a subclass of its known base."""
-        classes = [self._find_exception(module, name) for module, name in names]
-        kind: Any = next(kind for kind in classes if kind is not None)
-        if classes[0] is None:
-            key = (kind, names[0][1], text)
-            if key not in self._classes:
-                self._classes[key] = type(names[0][1], (kind,), {"__str__": lambda _: text})
-            kind = self._classes[key]
-        builtin = next(base for base in kind.__mro__ if _is_builtin(base))
-        error: BaseException = builtin.__new__(kind, *arguments)
-        builtin.__init__(error, *arguments)
-        error.__dict__.update(attributes)
-        if cause is not None:
-            error.__cause__ = self._build_exception(*cause)
-        return error
-
-    def _find_exception(self, module: str, name: str) -> Any:
-        """Return the class of an exception; None if it is unknown here."""
-        if module in ("builtins", "__main__"):
-            kind = getattr(builtins, name, None) or self._namespace.get(name)
-        elif module.partition(".")[0] in sys.stdlib_module_names:
-            kind = getattr(sys.modules.get(module), name, None)
-        else:
-            return None
-        return kind if isinstance(kind, type) and issubclass(kind, BaseException) else None
 
     # -- messages ---------------------------------------------------------------------------------
 
@@ -200,10 +189,10 @@ class _Side:
         """Send a value with all containers that have changed."""
         if _thread.get_ident() != self._thread:
             self.abort("threading.Thread")
-        unused = self._remove_unused()
         try:
-            encoded = self._encode(value)
+            encoded = self._encode(exceptions.parts(value) if op == "raise" else value)
             objects = self._encode_objects()
+            unused = self._remove_unused()
             message = {"op": op, "value": encoded, "objects": objects, "unused": unused, **fields}
             frames.send(self._channel, message)
         except frames.NotSendable as error:
@@ -211,13 +200,11 @@ class _Side:
         except frames.FrameError:
             raise
         except Exception as error:  # of the object's own methods
-            self.abort(f"message.{type(error).__name__}")
+            self.abort(_reason(error))
 
     def _receive(self) -> tuple[dict[str, Any], Any]:
         """Receive a message and update the containers; returns the message and its value."""
         message = frames.receive(self._channel)
-        for number in message["unused"]:
-            self._remove(number)
         self._definitions = {int(number): data for number, data in message["objects"].items()}
         contents = {number: data[2] for number, data in self._definitions.items() if data[2]}
         for number in list(self._definitions):
@@ -225,8 +212,10 @@ class _Side:
         for number, data in contents.items():  # after all are created: they may form a cycle
             self._fill(number, *data)
         value = self._decode(message["value"])
+        for number in message["unused"]:
+            self._remove(number)
         if message["op"] == "raise":
-            value = self._build_exception(*value)
+            value = exceptions.build(value, self._namespace, self._classes)
         return message, value
 
     def _find_object(self, number: int) -> Any:
@@ -255,6 +244,17 @@ class _Side:
         self._numbers.pop(id(self._objects.pop(number)), None)
         self._parts.pop(number, None)
 
+    def _remove_unused(self) -> list[int]:
+        """Remove the objects that only this table refers to; returns their numbers."""
+        unused = []
+        for number in list(self._objects):
+            if self._is_removable(number) and (
+                sys.getrefcount(self._objects[number]) == _TABLE_REFERENCES
+            ):
+                self._remove(number)
+                unused.append(number)
+        return unused
+
     def _encode_objects(self) -> dict[int, Any]:
         """Return the changed contents of containers, and the definitions of new objects."""
         definitions: dict[int, Any] = {}
@@ -275,11 +275,15 @@ class _Side:
 
     def _encode_contents(self, number: int, container: ContainerType, parts: list[Any]) -> Any:
         self._parts[number] = parts
+        if container.tag == "ndarray" and parts[0][0] in "biuf":
+            return [container.tag, *parts]
         return [container.tag, *self._encode_all(parts, 0)]
 
     def _encode_definition(self, number: int, value: Any) -> list[Any]:
         """Return the description of the class, the value of a base type, and the contents."""
         kind = type(value)
+        if kind is float:
+            return [None, value, None]
         if (container := container_type(kind)) is not None:
             contents = self._encode_contents(number, container, container.parts(value))
             is_exact = container.tag == "ndarray" or kind is container.type
@@ -290,12 +294,16 @@ class _Side:
         return [self._describe(value, object), None, None]
 
     def _create(self, description: Any, encoded: Any, contents: Any) -> Any:
-        """Return an empty container or the proxy of an object."""
+        """Return an empty container, NaN, or the proxy of an object."""
         container = CONTAINERS[contents[0]] if contents is not None else None
         if description is None and container is not None:
             return container.create(container.type, contents[1:])
         value = self._decode(encoded)
+        if description is None and type(value) is float and value != value:
+            return value
         base = container.type if container else object if value is None else type(value)
+        if not container and base is not object and base not in _BASES:
+            raise ValueError(f"no proxy is derived from {base.__name__}")
         name, methods, disabled, identity, pattern, class_names, is_own, own_name = description
         is_own = is_own and not any(name in self._namespace for name in class_names)
         if own_name in self._namespace:
@@ -313,7 +321,9 @@ class _Side:
 
     def _encode(self, value: Any, depth: int = 0) -> Any:
         kind = type(value)
-        if kind in _JSON_TYPES or (kind is int and -_PLAIN_INT <= value < _PLAIN_INT):
+        if kind in _JSON_TYPES or (kind is float and value == value):
+            return value
+        if kind is int and -_PLAIN_INT <= value < _PLAIN_INT:
             return value
         if depth == _MAX_DEPTH:
             raise frames.NotSendable("message.depth")
@@ -321,22 +331,31 @@ class _Side:
             return [crossing.tag, *self._encode_all(crossing.parts(value), depth + 1)]
         if (number := self._numbers.get(id(value))) is not None:
             return ["ref", number]
-        if value is Ellipsis or value is NotImplemented:
-            return ["global", "builtins", repr(value)]
-        if kind in _GLOBAL_TYPES and self._can_send_name(value):
-            return ["global", value.__module__, value.__qualname__]
+        if (name := self._global_name(value, kind)) is not None:
+            return ["global", *name]
         number = self._next_number
         self._next_number += 2
         self._add(number, value)
         self._unsent.append(number)
         return ["ref", number]
 
+    def _global_name(self, value: Any, kind: type) -> tuple[str, str] | None:
+        """Return the module and the name by which the other process finds an object."""
+        if value is Ellipsis or value is NotImplemented:
+            return "builtins", repr(value)
+        if kind is float:
+            modules = (name for name in _NAN_MODULES if name in sys.modules)
+            return next(((name, "nan") for name in modules if sys.modules[name].nan is value), None)
+        if kind in _GLOBAL_TYPES and self._can_send_name(value):
+            return value.__module__, value.__qualname__
+        return None
+
     def _encode_all(self, items: Any, depth: int) -> list[Any]:
         return [item if type(item) in _JSON_TYPES else self._encode(item, depth) for item in items]
 
     def _decode(self, data: Any) -> Any:
         kind = type(data)
-        if kind is int or kind in _JSON_TYPES:
+        if kind is int or kind is float or kind in _JSON_TYPES:
             return data
         tag, *parts = data
         if tag == "ref":
@@ -353,6 +372,9 @@ class TestSide(_Side):
         super().__init__(channel, 2, namespace)
         self.failure: Verdict | None = None
         """The verdict that ended the test before its own end."""
+        self.num_messages = 0
+        """Messages that the program has sent."""
+        self._is_receiving = False
 
     def receive_candidate(self) -> Any:
         """Wait until the program has been executed; returns its function."""
@@ -368,11 +390,13 @@ class TestSide(_Side):
             return True
         if any(type(value) is proxy.ProxyType for value in (left, right)):
             return bool(left == right)
-        num_proxies = sum(type(type(value)) is proxy.ProxyType for value in (left, right))
-        if num_proxies:
-            return bool(left == right) if num_proxies == 1 else False
         kind = type(left)
-        is_copy = kind in (int, float, str) or value_type(kind) is not None
+        for remote, other in ((left, right), (right, left)):
+            if type(type(remote)) is proxy.ProxyType:
+                if proxy.may_be_same(remote, other):
+                    self.abort(f"{type(remote).__name__}.is")
+                return False
+        is_copy = kind in (int, str, float) or value_type(kind) is not None
         if kind is type(right) and is_copy and left == right:
             self.abort(f"{kind.__name__}.is")
         return False
@@ -380,10 +404,17 @@ class TestSide(_Side):
     def call(self, target: Any, method: str, *arguments: Any, **keywords: Any) -> Any:
         if self.failure is not None:
             raise TestAborted
+        if self._is_receiving:
+            raise ValueError("a value of a message cannot be built without a call of the program")
         for (module, name), original in _ORIGINALS.items():
             if getattr(sys.modules[module], name) is not original:
                 self.abort(f"{module}.{name}")
         return super().call(target, method, *arguments, **keywords)
+
+    def clear(self) -> None:
+        """Free all shared objects."""
+        for table in (self._objects, self._numbers, self._parts, self._classes):
+            table.clear()
 
     def abort(self, reason: str) -> NoReturn:
         self._fail({"class": NEEDS_FAST_MODE, "type": reason[:_MAX_NAME_CHARS]})
@@ -400,36 +431,31 @@ class TestSide(_Side):
 
     def _receive(self) -> tuple[dict[str, Any], Any]:
         try:
+            self._is_receiving = True
+            self.num_messages += 1
             message, value = super()._receive()
-            if message["op"] == "failed":
-                verdict = {"class": value[0], "type": value[1][:_MAX_NAME_CHARS]}
-            elif message["op"] == "unsupported":
-                verdict = {"class": NEEDS_FAST_MODE, "type": value[:_MAX_NAME_CHARS]}
-            elif message["op"] in ("return", "raise"):
+            if message["op"] in ("return", "raise"):
                 return message, value
-            elif message["op"] == "call":
+            if message["op"] == "call":
                 _, _, _ = value
                 return {**message, "target": int(message["target"])}, value
-            if verdict["class"] not in (*_CLAIMABLE, NEEDS_FAST_MODE):
-                raise ValueError("no failure")
+            kind, name = (NEEDS_FAST_MODE, value) if message["op"] == "unsupported" else value
+            if kind not in (*_CLAIMABLE, NEEDS_FAST_MODE) or type(name) is not str:
+                raise ValueError("no failure")  # a longer verdict would not fit the launcher
+            verdict = {"class": kind, "type": name[:_MAX_NAME_CHARS]}
         except MemoryError:
             verdict = {"class": "memory", "type": "MemoryError"}
-        except Exception:  # the message is untrusted: every error is a failure of the program
+        except Exception as error:  # the message is untrusted: errors are failures of the program
             verdict = {"class": "exited", "type": ""}
+            if isinstance(error, RecursionError) and self._num_calls > _MAX_NESTED_CALLS:
+                verdict = {"class": NEEDS_FAST_MODE, "type": _reason(error)}
+        finally:
+            self._is_receiving = False
         return self._fail(verdict)
 
-    def _remove_unused(self) -> list[int]:
-        """Remove containers and proxies that only this table refers to.
-
-        A program may still hold a function of the tests, so functions stay in the table.
-        """
-        unused = []
-        for number in list(self._objects):
-            is_function = number not in self._parts and number % 2 == 0
-            if not is_function and sys.getrefcount(self._objects[number]) == _TABLE_REFERENCES:
-                self._remove(number)
-                unused.append(number)
-        return unused
+    def _is_removable(self, number: int) -> bool:
+        # A program may still hold a function of the tests, so functions stay in the table.
+        return type(self._objects[number]) not in _CALLABLES
 
     def _describe(self, value: Any, base: type) -> list[Any]:
         del base  # functions have none
@@ -455,9 +481,12 @@ class TestSide(_Side):
         return attribute
 
     def _find_global(self, module: str, name: str) -> Any:
+        if module in _NAN_MODULES and name == "nan":
+            return importlib.import_module(module).nan
         value = getattr(builtins, name)
         is_constant = value is Ellipsis or value is NotImplemented
-        if module != "builtins" or not (is_constant or _is_public_builtin(value)):
+        is_public = not name.startswith("_") and (is_constant or _is_public_builtin(value))
+        if module != "builtins" or not is_public:
             raise ValueError(f"{module}.{name} cannot be sent by name")
         return value
 
@@ -488,7 +517,7 @@ class ProgramSide(_Side):
         except frames.FrameError:
             raise
         except Exception as error:  # for example a module that cannot be imported here
-            self.abort(f"message.{type(error).__name__}")
+            self.abort(_reason(error))
         return received
 
     def abort(self, reason: str) -> NoReturn:
@@ -497,6 +526,8 @@ class ProgramSide(_Side):
         os._exit(0)
 
     def _describe(self, value: Any, base: type) -> list[Any]:
+        if isinstance(value, type) and issubclass(value, BaseException):
+            raise frames.NotSendable(f"{value.__name__}.class")  # a proxy cannot be raised
         kind = type(value)
         classes = [cls for cls in kind.__mro__ if cls not in base.__mro__]
         defined = {name for cls in classes for name in vars(cls)}
@@ -507,12 +538,14 @@ class ProgramSide(_Side):
         if isinstance(value, types.ModuleType) or _is_known_elsewhere(value):
             methods |= {"__eq__", "__hash__"}  # the tests may have the object, too
         own_name = value.__name__ if isinstance(value, _GLOBAL_TYPES) else None
-        is_own = "__class__" not in defined and not any(map(_is_known_elsewhere, classes))
+        is_class_own = bool(classes) and not any(map(_is_known_elsewhere, classes))
+        is_own = is_class_own and "__class__" not in defined
         class_names = [cls.__name__ for cls in classes]
-        special = sorted(methods & proxy.SPECIAL_METHODS)
+        overridden = {name for name in methods if not name.startswith("__") and hasattr(base, name)}
+        remote = sorted(methods & proxy.SPECIAL_METHODS | overridden)
         _, identity = self._kinds.setdefault(id(kind), (kind, len(self._kinds)))
         pattern = kind.__flags__ & proxy.PATTERN_FLAGS
-        of_class = [kind.__name__, special, sorted(disabled), identity, pattern]
+        of_class = [kind.__name__, remote, sorted(disabled), identity, pattern]
         return [*of_class, class_names, is_own, own_name]
 
     def _execute(self, number: int, method: str, arguments: Any, keywords: Any) -> Any:
@@ -523,6 +556,10 @@ class ProgramSide(_Side):
             return getattr(target, *arguments)
         return getattr(type(target), method)(target, *arguments, **keywords)
 
+    def _is_removable(self, number: int) -> bool:
+        # The tests may hold the proxies of other objects.
+        return number in self._parts and is_plain(type(self._objects[number]))
+
     def _can_send_name(self, value: Any) -> bool:
         is_builtin = getattr(value, "__module__", None) == "builtins" and _is_global(value)
         return is_builtin and _is_public_builtin(value)
@@ -531,25 +568,14 @@ class ProgramSide(_Side):
         return getattr(importlib.import_module(module), name)
 
 
-def _exception_parts(error: BaseException) -> tuple[Any, ...]:
-    """Return the classes of an exception by name, its arguments, attributes, text and cause."""
-    classes = [kind for kind in type(error).__mro__ if issubclass(kind, BaseException)]
-    names = tuple((getattr(kind, "__module__", "builtins"), kind.__name__) for kind in classes)
-    try:
-        text = str(error)
-    except Exception:
-        text = ""
-    cause = None if error.__cause__ is None else _exception_parts(error.__cause__)
-    return names, error.args, dict(vars(error)), text, cause
+def _reason(error: Exception) -> str:
+    """Return why a message that raised an error cannot cross."""
+    return "recursion" if isinstance(error, RecursionError) else f"message.{type(error).__name__}"
 
 
 def _are_identical(parts: list[Any], last_parts: list[Any]) -> bool:
     """Whether the parts are the same objects; equality would call methods of the program."""
     return len(parts) == len(last_parts) and all(map(is_, parts, last_parts))
-
-
-def _is_builtin(kind: type) -> bool:
-    return getattr(builtins, kind.__name__, None) is kind
 
 
 def _is_global(value: Any) -> bool:
@@ -581,15 +607,16 @@ def _is_known_elsewhere(value: Any) -> bool:
 
 
 def has_changed_process() -> bool:
-    """Whether a test has replaced state of this process, which later tests would see."""
-    return any(
+    """Whether a test has replaced state of this process, or has left a thread."""
+    is_replaced = any(
         getattr(sys.modules[module], name) is not original
         for (module, name), original in _ORIGINALS.items()
     )
+    return is_replaced or _thread._count() > 0
 
 
 _ORIGINALS = {key: getattr(sys.modules[key[0]], key[1]) for key in _SHARED_STATE}
-_CALLABLES = (types.FunctionType, types.BuiltinFunctionType, types.MethodType)
+_CALLABLES = frozenset({types.FunctionType, types.BuiltinFunctionType, types.MethodType})
 """Types of the functions of a test that a program may call."""
 _TABLE_REFERENCES = 2
 """References to an object that only the table has: the table and the argument of `getrefcount`."""

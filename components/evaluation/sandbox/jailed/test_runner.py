@@ -10,7 +10,6 @@ when such data cost it its time or memory, and after `_PROGRAMS_PER_RUNNER` prog
 from __future__ import annotations
 
 import builtins
-import functools
 import json
 import math
 import mmap
@@ -23,11 +22,18 @@ from typing import Any, NoReturn
 
 from . import lockdown, shared_objects, test_source
 from .candidate import seed_generators
+from .value_types import is_plain
 
 Verdict = dict[str, str]
 
 _PROGRAMS_PER_RUNNER = 500
+_MAX_RSS_KIB = 256 << 10
+"""Resident memory above which a runner is replaced, since the memory that it does not return would
+count against the limit of later programs (assumption; NumPy and pandas take half of it)."""
 _NUMBER_BYTES = 8
+_GRACE_S = 2.0
+"""Seconds beyond a program's wall limit after which its tests are killed: they may wait for a call
+of the program. The launcher waits 15 s."""
 _MAX_NAME_CHARS = 200
 """Longest exception name in a reply, which must fit the launcher's buffer."""
 _CLOSED, _RETIRED, _NOT_LOCKED, _DIED = range(4)
@@ -52,7 +58,8 @@ def serve(control: int, uid: int | None, encoded_filter: str | None, *, has_own_
         if status in (_CLOSED, _NOT_LOCKED):
             return
         if number := int.from_bytes(unanswered[:]):  # it died during a program
-            verdict_class = "time_out" if status == -signal.SIGXCPU else "exited"
+            is_limit = status in (-signal.SIGXCPU, -signal.SIGALRM)
+            verdict_class = "time_out" if is_limit else "exited"
             _reply(control, number, {"class": verdict_class, "type": ""})
             unanswered[:] = bytes(_NUMBER_BYTES)
 
@@ -89,15 +96,23 @@ def _answer_requests(requests: socket.socket, unanswered: mmap.mmap) -> int:
         test_fd, channel = files
         unanswered[:] = request["number"].to_bytes(_NUMBER_BYTES)
         _set_limits(request["limits"])
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, request["wall_s"] + _GRACE_S)
         prompt, completion, test, entry_point = json.loads(
             os.pread(test_fd, os.fstat(test_fd).st_size, 0)
         )
         os.close(test_fd)
         verdict = run_tests(channel, prompt, completion, test, entry_point)
         os.close(channel)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         _reply(requests.fileno(), request["number"], verdict)
         unanswered[:] = bytes(_NUMBER_BYTES)
-        if verdict["class"] in ("time_out", "memory") or shared_objects.has_changed_process():
+        if (
+            verdict["class"] in ("time_out", "memory")
+            or test_source.compile_prompt(prompt).fast_reason
+            or shared_objects.has_changed_process()
+            or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > _MAX_RSS_KIB
+        ):
             break
     return _RETIRED
 
@@ -115,22 +130,6 @@ def _reply(control: int, number: int, verdict: Verdict) -> None:
     os.write(control, json.dumps({"number": number, **verdict}).encode())
 
 
-@functools.lru_cache(maxsize=1 << 9)
-def _compile(text: str) -> Any:
-    return compile(text, "<benchmark>", "exec", dont_inherit=True)
-
-
-def _compile_prompt(prompt: str) -> Any:
-    """Compile the helpers of a prompt.
-
-    A prompt that ends before a function body gets an empty body.
-    """
-    try:
-        return _compile(prompt)
-    except SyntaxError:
-        return _compile(f"{prompt}    pass\n")
-
-
 def run_tests(channel: int, prompt: str, completion: str, test: str, entry_point: str) -> Verdict:
     """Run the tests on the program behind `channel`; returns {"class": ..., "type": ...}.
 
@@ -141,30 +140,62 @@ def run_tests(channel: int, prompt: str, completion: str, test: str, entry_point
 
     def run() -> None:
         candidate = program.receive_candidate()
-        compiled = test_source.compile_test(test)
-        seed_generators(test)
-        if compiled.replaces or (compiled.is_seeding and "random" in prompt + completion):
-            program.abort(compiled.replaces or "random.seed")
-        namespace["__builtins__"] = _Names(program)
-        exec(_compile_prompt(prompt), namespace)  # noqa: S102  the benchmark's own text
-        namespace[entry_point] = candidate
+        compiled = test_source.compile_source(test)
+        seed_generators(prompt + test)
+        if compiled.fast_reason or (compiled.is_seeding and "random" in prompt + completion):
+            program.abort(compiled.fast_reason or "random.seed")
+        names = _Names(program)
+        namespace["__builtins__"] = names
         namespace[test_source.IS_IDENTICAL] = program.is_identical
-        exec(compiled.code, namespace)  # noqa: S102  the benchmark's own text
+        exec(test_source.compile_prompt(prompt).code, namespace)  # noqa: S102  of the benchmark
+        names.take_constants(namespace)
+        namespace[entry_point] = candidate
+        exec(compiled.code, namespace)  # noqa: S102  of the benchmark
         namespace["check"](candidate)
 
     verdict = _catch_verdict(run)
+    namespace.clear()  # functions refer to it: its values would wait for a garbage collection
+    program.clear()
     return program.failure or verdict  # the test may have caught `TestAborted`
 
 
 class _Names(dict[str, Any]):
-    """The builtins, and the global names of the program that the tests do not define."""
+    """The builtins, the data of the prompt, and the other global names of the program."""
 
     def __init__(self, program: shared_objects.TestSide) -> None:
         super().__init__(vars(builtins))
         self._program = program
+        self._constants: dict[str, Any] = {}
+        self._checked: dict[str, int] = {}
+        """The number of messages when a constant was last compared with that of the program."""
+
+    def take_constants(self, namespace: dict[str, Any]) -> None:
+        """Remove the data of the prompt from its namespace, since a program may change them."""
+        del namespace["__builtins__"]
+        for name, value in list(namespace.items()):
+            kind = type(value)
+            if is_plain(kind) or namespace.get(kind.__name__) is kind:
+                self._constants[name] = namespace.pop(name)
+        namespace["__builtins__"] = self
 
     def __missing__(self, name: str) -> Any:
-        return self._program.find_name(name)
+        if name not in self._constants:
+            return self._program.find_name(name)
+        constant = self._constants[name]
+        if self._checked.get(name) != self._program.num_messages:
+            if not is_plain(type(constant)) or not _is_equal(
+                self._program.find_name(name), constant
+            ):
+                self._program.abort(f"prompt.{name}")
+            self._checked[name] = self._program.num_messages
+        return constant
+
+
+def _is_equal(left: Any, right: Any) -> bool:
+    try:
+        return bool(left == right)
+    except ValueError:  # of arrays
+        return False
 
 
 def _catch_verdict(run: Callable[[], None]) -> Verdict:

@@ -40,7 +40,13 @@ class ContainerType(NamedTuple):
 
 
 def _time_parts(time: Any) -> tuple[Any, ...]:
+    if time.tzinfo is not None and value_type(type(time.tzinfo)) is None:
+        raise NotSendable(f"{type(time.tzinfo).__name__}.tzinfo")
     return (time.hour, time.minute, time.second, time.microsecond, time.tzinfo, time.fold)
+
+
+def _build_date(year: int, month: int, day: int) -> datetime.date:
+    return datetime.date(year, month, day)  # which also accepts bytes
 
 
 def _build_datetime(year: int, month: int, day: int, *parts: Any) -> datetime.datetime:
@@ -63,6 +69,18 @@ def _build_fraction(numerator: int, denominator: int) -> Any:
     from fractions import Fraction
 
     return Fraction(numerator, denominator)
+
+
+def _zone_parts(zone: Any) -> list[str]:
+    if zone.key is None:
+        raise NotSendable("ZoneInfo.key")
+    return [zone.key]
+
+
+def _build_zone(key: str) -> Any:
+    from zoneinfo import ZoneInfo
+
+    return ZoneInfo(key)
 
 
 def _build_values(*items: Any) -> Any:
@@ -104,7 +122,11 @@ VALUES: dict[str, ValueType] = {
         ValueType("dict_items", chain.from_iterable, lambda *flat: dict(_pairs(flat)).items()),
         ValueType("Decimal", lambda value: [str(value)], _build_decimal),
         ValueType("Fraction", lambda value: (value.numerator, value.denominator), _build_fraction),
-        ValueType("date", lambda value: (value.year, value.month, value.day), datetime.date),
+        ValueType(
+            "date",
+            lambda value: (value.year, value.month, value.day),
+            _build_date,
+        ),
         ValueType("time", _time_parts, _build_time),
         ValueType(
             "datetime",
@@ -117,6 +139,7 @@ VALUES: dict[str, ValueType] = {
             datetime.timedelta,
         ),
         ValueType("timezone", lambda value: value.__getinitargs__(), datetime.timezone),
+        ValueType("ZoneInfo", _zone_parts, _build_zone),
         ValueType("scalar", _scalar_parts, _build_scalar),
     )
 }
@@ -128,7 +151,7 @@ _BUILTIN_TYPES: tuple[Any, ...] = (
     *(datetime.date, datetime.time, datetime.datetime, datetime.timedelta, datetime.timezone),
 )
 _BUILTIN_VALUES = {kind: VALUES[kind.__name__] for kind in _BUILTIN_TYPES}
-_LIBRARY_VALUES = {"Decimal": "decimal", "Fraction": "fractions"}
+_LIBRARY_VALUES = {"Decimal": "decimal", "Fraction": "fractions", "ZoneInfo": "zoneinfo"}
 """Types by name, of modules that may not be imported."""
 
 
@@ -243,6 +266,7 @@ CONTAINERS: dict[str, ContainerType] = {
 """The types of containers by tag. (NumPy may not be imported, so its type is not named.)"""
 
 _BY_TYPE = {kind.type: kind for kind in CONTAINERS.values() if kind.tag != "ndarray"}
+_SIMPLE_TYPES = frozenset({type(None), bool, str, float, *_BY_TYPE})
 
 
 def container_type(kind: type) -> ContainerType | None:
@@ -250,5 +274,14 @@ def container_type(kind: type) -> ContainerType | None:
     for base in kind.__mro__:
         if base in _BY_TYPE:
             return _BY_TYPE[base]
+    return CONTAINERS["ndarray"] if _is_array(kind) else None
+
+
+def _is_array(kind: type) -> bool:
     numpy = sys.modules.get("numpy")
-    return CONTAINERS["ndarray"] if numpy is not None and kind is numpy.ndarray else None
+    return numpy is not None and kind is numpy.ndarray
+
+
+def is_plain(kind: type) -> bool:
+    """Whether objects of exactly this type cross as values or as containers."""
+    return kind in _SIMPLE_TYPES or value_type(kind) is not None or _is_array(kind)

@@ -173,7 +173,11 @@ def test_hostile_names_are_text_in_every_page(tmp_path: Path) -> None:
 
     def run() -> None:
         validate_prepared(
-            tmp_path / "artifact", prepared={"nl": folder}, config=SMALL, gx_root=tmp_path / "gx"
+            tmp_path / "artifact",
+            prepared={"nl": folder},
+            config=SMALL,
+            data=DataConfig(),
+            gx_root=tmp_path / "gx",
         )
 
     with pytest.raises(ValidationFailedError, match=r"such as <svg onload=alert\(1\)>\.bin"):

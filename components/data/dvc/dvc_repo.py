@@ -248,7 +248,7 @@ def open_repo(project: Path) -> Iterator[Repo]:
             f"DVC failed: {error}",
             expected="DVC reads or adds data/",
             fix="correct the cause that DVC names, then run the same command again; `git checkout "
-            "-- .dvc/config data.dvc` restores damaged files of DVC",
+            "-- .dvc/config data.dvc dvc.yaml dvc.lock params.yaml` restores DVC's files",
         ) from error
     except sqlite3.DatabaseError as error:
         raise DataError(

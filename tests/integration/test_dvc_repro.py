@@ -1,0 +1,96 @@
+"""`dvc repro` in a fresh clone: data/ from pinned archives, prepared corpora, metrics.json."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from fixtures.processes import environment_without_settings
+from fixtures.projects import FixtureArchives, dvc_status
+
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
+
+CHECKOUT = Path(__file__).parents[2]
+FILES = (
+    "dvc.yaml",
+    ".dvc/config",
+    ".dvc/.gitignore",
+    ".gitignore",
+    "components/data/archives/corpus.json",
+    "components/data/archives/pins.py",
+    "components/preparation/corpus_pipeline.py",
+    "components/tokenizer/vocabulary.py",
+)
+
+
+class Clone:
+    """A git repository with the files of the checkout that DVC reads, for the test archives."""
+
+    def __init__(self, folder: Path, archives: FixtureArchives) -> None:
+        self.folder = folder / "clone"
+        for name in FILES:
+            (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.folder / name).write_bytes((CHECKOUT / name).read_bytes())
+        self._overrides = [f"pins={archives.folder / 'pins.json'}"]
+        self.write_params()
+        commands = folder / "bin"
+        commands.mkdir()
+        program = commands / "codegen"
+        program.write_text(
+            f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m flows.cli.main "$@"\n'
+        )
+        program.chmod(0o755)
+        self._environment = environment_without_settings() | {
+            "CODEGEN_ARCHIVES": str(archives.folder),
+            "PATH": f"{commands}:{os.environ['PATH']}",
+            "PYTHONPATH": str(CHECKOUT),
+        }
+        self.git("init", "-q")
+
+    def write_params(self, *overrides: str) -> None:
+        params = {"recipe": "tiny", "set": list(overrides), "exec": self._overrides}
+        (self.folder / "params.yaml").write_text(json.dumps({"prepare": params}))
+
+    def git(self, *arguments: str) -> None:
+        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
+        self._run("git", *identity, *arguments)
+
+    def dvc(self, *arguments: str) -> str:
+        return self._run(sys.executable, "-m", "dvc", *arguments)
+
+    def _run(self, *command: str) -> str:
+        completed = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            timeout=280,
+            check=False,
+        )
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        return completed.stdout
+
+
+def test_dvc_repro_builds_everything_and_reports_changes(
+    fixture_archives: FixtureArchives, tmp_path: Path
+) -> None:
+    clone = Clone(tmp_path, fixture_archives)
+    clone.dvc("repro")
+    assert len(list((clone.folder / "data/mono").glob("*.jsonl"))) == 1
+    assert dvc_status(clone.folder) == {"prepare": ["always changed"]}
+    metrics = json.loads(clone.dvc("metrics", "show", "--json"))[""]["data"]["metrics.json"]["data"]
+    assert metrics["nl"]["raw_documents"] == 120
+    clone.git("add", "-A")
+    clone.git("commit", "-q", "-m", "data")
+    tracked = clone._run("git", "ls-files").split()
+    assert {"data.dvc", "dvc.lock", "metrics.json"} <= set(tracked)
+    assert not [path for path in tracked if path.startswith(("data/", "var/"))]
+
+    clone.write_params("seed=1", "data.max_line_length=90")
+    clone.dvc("repro")

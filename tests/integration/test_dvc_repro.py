@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 from fixtures.processes import environment_without_settings
-from fixtures.projects import FixtureArchives, dvc_status
+from fixtures.projects import FixtureArchives
 
-pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(900)]
 
 CHECKOUT = Path(__file__).parents[2]
 FILES = (
@@ -26,6 +26,7 @@ FILES = (
     "components/preparation/corpus_pipeline.py",
     "components/tokenizer/vocabulary.py",
 )
+_WITHOUT_MTPB = "data.decontamination.enabled=false"
 
 
 class Clone:
@@ -53,12 +54,12 @@ class Clone:
         self.git("init", "-q")
 
     def write_params(self, *overrides: str) -> None:
-        params = {"recipe": "tiny", "set": list(overrides), "exec": self._overrides}
+        params = {"recipe": "tiny", "set": [_WITHOUT_MTPB, *overrides], "exec": self._overrides}
         (self.folder / "params.yaml").write_text(json.dumps({"prepare": params}))
 
-    def git(self, *arguments: str) -> None:
+    def git(self, *arguments: str) -> str:
         identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
-        self._run("git", *identity, *arguments)
+        return self._run("git", *identity, *arguments)
 
     def dvc(self, *arguments: str) -> str:
         return self._run(sys.executable, "-m", "dvc", *arguments)
@@ -70,7 +71,7 @@ class Clone:
             env=self._environment,
             capture_output=True,
             text=True,
-            timeout=280,
+            timeout=400,
             check=False,
         )
         assert completed.returncode == 0, completed.stdout + completed.stderr
@@ -81,16 +82,25 @@ def test_dvc_repro_builds_everything_and_reports_changes(
     fixture_archives: FixtureArchives, tmp_path: Path
 ) -> None:
     clone = Clone(tmp_path, fixture_archives)
-    clone.dvc("repro")
-    assert len(list((clone.folder / "data/mono").glob("*.jsonl"))) == 1
-    assert dvc_status(clone.folder) == {"prepare": ["always changed"]}
-    metrics = json.loads(clone.dvc("metrics", "show", "--json"))[""]["data"]["metrics.json"]["data"]
-    assert metrics["nl"]["raw_documents"] == 120
+    clone.dvc("repro", "--pull")
+    assert (clone.folder / "data/mono/scripts-1.0.jsonl").exists()
+    assert clone.dvc("status", "--json").strip() == '{"prepare": ["always changed"]}'
     clone.git("add", "-A")
     clone.git("commit", "-q", "-m", "data")
-    tracked = clone._run("git", "ls-files").split()
-    assert {"data.dvc", "dvc.lock", "metrics.json"} <= set(tracked)
-    assert not [path for path in tracked if path.startswith(("data/", "var/"))]
+    tracked = set(clone.git("ls-files").split())
+    assert tracked == {*FILES, "data.dvc", "dvc.lock", "metrics.json", "params.yaml"}
 
-    clone.write_params("seed=1", "data.max_line_length=90")
+    # Without these limits, the document with a line of 1,007 characters is not rejected.
+    limits = ("max_line_length=2000", "max_mean_line_length=2000")
+    clone.write_params(*(f"data.filters.{limit}" for limit in limits))
     clone.dvc("repro")
+    (params,) = json.loads(clone.dvc("params", "diff", "--json")).values()
+    assert params["prepare.set"]["new"] == [
+        _WITHOUT_MTPB,
+        *(f"data.filters.{limit}" for limit in limits),
+    ]
+    (changes,) = json.loads(clone.dvc("metrics", "diff", "--json"))["diff"].values()
+    assert changes["multi.documents"] == {"old": 720, "new": 721, "diff": 1}
+    assert changes["multi.rejected.line length"]["old"] == 1
+    assert "multi.raw_documents" not in changes
+    assert "nl.documents" not in changes

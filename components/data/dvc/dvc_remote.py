@@ -1,11 +1,11 @@
 """DVC's default remote, a folder or a bucket with the bytes of `data/`: check, push and fetch.
 
-Objects are copied with DVC's object stores, not with `Repo.push` and `Repo.fetch`. These assume
-that a remote with the list of files has all files, so a lost object is never pushed again, and they
-do not verify received bytes, so a damaged object enters the cache (both measured with 3.67). Here
-each object is looked up, and hashed before it is sent and after it is received. The list of files
-is sent last, so it marks a complete push. Limits: no remotes with cloud versioning, no imports from
-other repositories.
+Objects are copied with DVC's object databases, not with `Repo.push` and `Repo.fetch`. These never
+push a lost object again, push damaged objects of the cache, fetch only versions that a `.dvc` file
+states, and report only the number of failures (docs/decisions/0017-dvc-stage.md). Here each object
+is looked up, and hashed before it is sent and after it is received. The list of files is sent last,
+so it marks a complete push. Limits: no remotes with cloud versioning, no imports from other
+repositories.
 """
 
 from __future__ import annotations

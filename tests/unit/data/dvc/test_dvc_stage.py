@@ -28,15 +28,16 @@ FILES = (
 
 
 @pytest.fixture
-def clone(project: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The files of the checkout that DVC reads, as in a fresh clone; also the working directory."""
     for name in FILES:
-        (project / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(CHECKOUT / name, project / name)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(CHECKOUT / name, tmp_path / name)
     config = (CHECKOUT / ".dvc/config").read_text()
-    (project / ".dvc/config").write_text(config.replace("[core]", "[core]\n    no_scm = true"))
-    monkeypatch.chdir(project)
-    return project
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text(config.replace("[core]", "[core]\n    no_scm = true"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
 def stage_status(project: Path) -> list[object]:

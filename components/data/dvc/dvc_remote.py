@@ -242,7 +242,7 @@ def _open_remote(project: Path, doing: str) -> Iterator[_Remote]:
                 f"{project} has no default DVC remote",
                 expected="a folder or a bucket with the bytes of data/",
                 fix="run `dvc remote add --default NAME URL`, where URL is a folder or "
-                "s3://bucket/prefix",
+                "s3://bucket/prefix, and `dvc remote modify NAME verify true`",
             )
         url = str(repo.config["remote"].get(name, {}).get("url", ""))
         if url.startswith("s3://"):

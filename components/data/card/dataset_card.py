@@ -107,7 +107,7 @@ def dataset_card(
 
 def dataset_metrics(prepared: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
     """The counts and the digest of each prepared corpus, as plain values for `dvc metrics`."""
-    metrics = {}
+    metrics: dict[str, dict[str, Any]] = {}
     for corpus in CORPORA:
         languages = cast(dict[str, Any], prepared[corpus].statistics["languages"])
         total = _total(languages.values())

@@ -282,8 +282,10 @@ def suites(
 @data.command()
 @command()
 def card(recipe: Recipe, execution: Execution, as_json: bool) -> None:
-    """Print the dataset card in Markdown, or its counts and digests as JSON. It has sources,
-    licenses, sizes, rejects and digests."""
+    """Print the dataset card in Markdown. It has sources, licenses, sizes, rejects and digests.
+
+    With --json, print the counts and digests of the prepared corpora.
+    """
     from components.data.card import dataset_metrics
     from flows.steps.corpora import find_corpora
     from flows.steps.prepare_corpora import dataset_card

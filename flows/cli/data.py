@@ -142,13 +142,20 @@ def _remote_line(state: RemoteState | None, error: str | None) -> str:
         return f"remote: unknown, {error}"
     if state is None:
         return "remote: not configured (`dvc remote add --default NAME URL`)"
-    remote = f"remote: {state.name} ({state.url})"
-    if not state.missing:
-        return f"{remote} has all {state.num_objects} objects"
-    names = ", ".join(state.missing[:_MAX_NAMED])
-    num_more = len(state.missing) - _MAX_NAMED
-    more = f" and {num_more} more" if num_more > 0 else ""
-    return f"{remote} lacks {names}{more}; run `codegen data push`"
+    line = f"remote: {state.name} ({state.url})"
+    if state.missing:
+        names = ", ".join(state.missing[:_MAX_NAMED])
+        num_more = len(state.missing) - _MAX_NAMED
+        more = f" and {num_more} more" if num_more > 0 else ""
+        line += f" lacks {names}{more}; run `codegen data push`"
+    else:
+        line += f" has all {state.num_objects} objects"
+    if not state.verify:
+        line += (
+            "\nremote: `dvc pull` accepts damaged files; run `dvc remote modify "
+            f"{state.name} verify true`"
+        )
+    return line
 
 
 @data.command()
@@ -274,10 +281,17 @@ def suites(
 
 @data.command()
 @command()
-def card(recipe: Recipe, execution: Execution) -> None:
-    """Print the dataset card in Markdown. It has sources, licenses, sizes, rejects and digests."""
+def card(recipe: Recipe, execution: Execution, as_json: bool) -> None:
+    """Print the dataset card in Markdown. It has sources, licenses, sizes, rejects and digests.
+
+    With --json, print the counts and digests of the prepared corpora.
+    """
+    from components.data.card import dataset_metrics
     from flows.steps.corpora import find_corpora
     from flows.steps.prepare_corpora import dataset_card
 
     corpora = find_corpora(recipe, execution, execution.open_store())
-    typer.echo(dataset_card(recipe, execution, corpora), nl=False)
+    if as_json:
+        print_json(dataset_metrics(corpora.prepared))
+    else:
+        typer.echo(dataset_card(recipe, execution, corpora), nl=False)

@@ -233,9 +233,8 @@ def environment(execution: Execution) -> dict[str, str]:
     variables = {
         "DO_NOT_TRACK": "1",
         "DVC_NO_ANALYTICS": "1",
-        # The defaults of DVC and PyTorch are predictable names in a folder of all users, from which
-        # they load pickles and compiled code.
-        "DVC_SITE_CACHE_DIR": str(execution.workspace_path / "cache" / "dvc"),
+        # PyTorch's default is a predictable name in a folder of all users, from which it loads
+        # compiled code.
         "TORCHINDUCTOR_CACHE_DIR": str(execution.workspace_path / "cache" / "torch-inductor"),
         "GX_ANALYTICS_ENABLED": "false",
         "HF_HUB_OFFLINE": "1",

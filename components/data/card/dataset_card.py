@@ -7,7 +7,7 @@ so equal recipes give equal cards. It shows no documents; the Data Docs of the v
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from components.core.artifact import Artifact
@@ -82,7 +82,9 @@ def dataset_card(
         vocabulary: the archives that provide GPT-2's byte-pair ranks.
         paper: the paper's corpora, for comparison.
     """
-    totals = [_total(corpora, corpus) for corpus in corpora.corpora]
+    totals = [
+        _total(corpora.statistics(corpus, "languages").values()) for corpus in corpora.corpora
+    ]
     reasons = sorted(
         {reason for _, _, statistics in _by_language(corpora) for reason in statistics["rejected"]}
     )
@@ -108,6 +110,17 @@ def dataset_card(
         splits=_split_rows(corpora),
         identity=_identity_rows(corpora),
     )
+
+
+def dataset_metrics(prepared: Mapping[str, Artifact]) -> dict[str, dict[str, Any]]:
+    """The counts and the digest of each prepared corpus, as plain values for `dvc metrics`."""
+    metrics: dict[str, dict[str, Any]] = {}
+    for corpus, artifact in prepared.items():
+        languages = cast(dict[str, Any], artifact.statistics["languages"])
+        total = _total(languages.values())
+        total["rejected"] = dict(sorted(total["rejected"].items()))
+        metrics[corpus] = {**total, "digest": artifact.digest}
+    return metrics
 
 
 def licenses_by_package(raw: Artifact, sources: Sequence[Archive]) -> dict[str, list[str]]:
@@ -297,11 +310,11 @@ def _by_language(corpora: DatasetCardInputs) -> Iterator[tuple[str, str, dict[st
         for language in names:
             yield corpus, language, languages[language]
         if len(names) > 1:
-            yield corpus, _ALL, _total(corpora, corpus)
+            yield corpus, _ALL, _total(languages.values())
 
 
-def _total(corpora: DatasetCardInputs, corpus: str) -> dict[str, Any]:
-    languages = list(corpora.statistics(corpus, "languages").values())
+def _total(languages: Collection[Mapping[str, Any]]) -> dict[str, Any]:
+    """The sums of the statistics of the languages of a corpus."""
     rejected: Counter[str] = Counter()
     for statistics in languages:
         rejected.update(statistics["rejected"])

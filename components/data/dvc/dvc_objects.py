@@ -99,12 +99,17 @@ class _FileCounter(Callback):  # type: ignore[misc]  # fsspec has no types
         return Callback()  # The bytes of a file are not counted.
 
 
-def copy_objects(source: HashFileDB, target: HashFileDB, oids: list[str], advance: Advance) -> None:
-    """Copy objects atomically and overwrite existing objects; `advance` counts files."""
+def copy_objects(
+    source: HashFileDB, target: HashFileDB, oids: list[str], advance: Advance, *, verify: bool
+) -> None:
+    """Copy objects atomically and overwrite existing objects; `advance` counts files.
+
+    With `verify`, DVC hashes each copy and removes damaged copies without an error.
+    """
     if oids:
         paths = [source.oid_to_path(oid) for oid in oids]
         counter = _FileCounter(advance)
-        target.add(paths, source.fs, oids, check_exists=False, verify=False, callback=counter)
+        target.add(paths, source.fs, oids, check_exists=False, verify=verify, callback=counter)
 
 
 def shorten_list(names: Iterable[str], max_listed: int) -> str:

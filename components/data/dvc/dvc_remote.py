@@ -1,11 +1,11 @@
 """DVC's default remote, a folder or a bucket with the bytes of `data/`: check, push and fetch.
 
-Objects are copied with DVC's object stores, not with `Repo.push` and `Repo.fetch`. These assume
-that a remote with the list of files has all files, so a lost object is never pushed again, and they
-do not verify received bytes, so a damaged object enters the cache (both measured with 3.67). Here
-each object is looked up, and hashed before it is sent and after it is received. The list of files
-is sent last, so it marks a complete push. Limits: no remotes with cloud versioning, no imports from
-other repositories.
+Objects are copied with DVC's object databases, not with `Repo.push` and `Repo.fetch`. These never
+push a lost object again, push damaged objects of the cache, fetch only versions that a `.dvc` file
+states, and report only the number of failures (docs/decisions/0017-dvc-stage.md). Here each object
+is looked up, and hashed before it is sent and after it is received. The list of files is sent last,
+so it marks a complete push. Limits: no remotes with cloud versioning, no imports from other
+repositories.
 """
 
 from __future__ import annotations
@@ -53,6 +53,8 @@ class RemoteState(NamedTuple):
     """Distinct files, and their list."""
     missing: tuple[str, ...]
     """Sorted paths of objects that the remote lacks, or has in another size."""
+    verify: bool
+    """DVC's setting of the remote: whether `dvc pull` hashes received objects."""
 
 
 class PushResult(NamedTuple):
@@ -84,10 +86,10 @@ def check_remote(project: Path) -> RemoteState | None:
     with _open_remote(project, "listing its objects") as remote:
         tree = remote.fetch_tree(md5)
         if tree is None:
-            return RemoteState(remote.name, remote.url, 1, (DIR_OBJECT,))
+            return RemoteState(remote.name, remote.url, 1, (DIR_OBJECT,), remote.verify)
         objects = tree_objects(tree)
         missing = sorted(objects[oid] for oid in remote.missing(objects))
-        return RemoteState(remote.name, remote.url, len(objects), tuple(missing))
+        return RemoteState(remote.name, remote.url, len(objects), tuple(missing), remote.verify)
 
 
 def push(project: Path) -> PushResult:
@@ -169,6 +171,7 @@ class _Remote:
         self._odb = odb
         self.name = str(repo.config["core"]["remote"])
         self.url = str(odb.fs.unstrip_protocol(odb.path)).removesuffix("/files/md5")
+        self.verify = bool(odb.verify)
         self.cache: HashFileDB = repo.cache.local
 
     def fetch_tree(self, md5: str) -> Tree | None:
@@ -211,16 +214,16 @@ class _Remote:
         """Copy objects from the cache to the remote; objects of another size are replaced."""
         for oid in self.sizes(oids):
             self._odb.delete(oid)
-        copy_objects(self.cache, self._odb, oids, advance)
+        copy_objects(self.cache, self._odb, oids, advance, verify=False)
 
     def receive(self, objects: Mapping[str, str], advance: Advance) -> None:
-        """Copy objects from the remote into the cache; damaged objects are removed from the cache.
+        """Copy objects from the remote into the cache, which keeps intact objects only.
 
         Raises:
             RemoteError: an object of the remote is damaged.
         """
-        copy_objects(self._odb, self.cache, list(objects), advance)
-        if corrupt := evict_corrupt(self.cache, objects):
+        copy_objects(self._odb, self.cache, list(objects), advance, verify=True)
+        if corrupt := [oid for oid in objects if not object_exists(self.cache, oid)]:
             uri = self._odb.fs.unstrip_protocol(self._odb.oid_to_path(corrupt[0]))
             raise RemoteError(
                 f"the DVC remote {self.name} has damaged bytes of {_labels(objects, corrupt)}",
@@ -239,7 +242,7 @@ def _open_remote(project: Path, doing: str) -> Iterator[_Remote]:
                 f"{project} has no default DVC remote",
                 expected="a folder or a bucket with the bytes of data/",
                 fix="run `dvc remote add --default NAME URL`, where URL is a folder or "
-                "s3://bucket/prefix",
+                "s3://bucket/prefix, and `dvc remote modify NAME verify true`",
             )
         url = str(repo.config["remote"].get(name, {}).get("url", ""))
         if url.startswith("s3://"):

@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, cast
 
+from dvc.dirs import site_cache_dir
 from dvc.exceptions import DvcException, NotDvcRepoError
 from dvc.fs import GitFileSystem
 from dvc.lock import LockError, make_lock
@@ -248,12 +249,12 @@ def open_repo(project: Path) -> Iterator[Repo]:
             f"DVC failed: {error}",
             expected="DVC reads or adds data/",
             fix="correct the cause that DVC names, then run the same command again; `git checkout "
-            "-- .dvc/config data.dvc` restores damaged files of DVC",
+            "-- .dvc/config data.dvc dvc.yaml dvc.lock params.yaml` restores DVC's files",
         ) from error
     except sqlite3.DatabaseError as error:
         raise DataError(
             f"DVC's table of known hashes failed: {error}",
-            expected=f"a readable SQLite database below {project / _STATE}",
+            expected=f"a readable SQLite database below {_state_folder(project)}",
             fix="free disk space, or remove that folder, which is rebuilt; then run the same "
             "command again",
         ) from error
@@ -272,19 +273,25 @@ def _name_in(error: UnicodeEncodeError) -> str:
     return before + after
 
 
-def _open_with_state(project: Path) -> Repo:
-    """Open the repository with its state (a table of known hashes) inside the project.
+def _state_folder(project: Path) -> Path:
+    """DVC's state (a table of known hashes), inside the project if DVC_SITE_CACHE_DIR is not set.
 
     DVC's default is a folder below /var/tmp with a predictable name. It holds pickled objects, and
     another user may create it first.
     """
+    return Path(site_cache_dir(str(project / _STATE)))
+
+
+def _open_with_state(project: Path) -> Repo:
+    """Open the repository; a damaged state inside the project is rebuilt."""
     state = project / _STATE
     config = {"core": {"site_cache_dir": str(state)}} if (project / ".dvc").is_dir() else None
     try:
         return Repo(str(project), config=config)
     except sqlite3.DatabaseError as error:
-        if type(error) is not sqlite3.DatabaseError or not state.is_dir():
-            raise  # For example a full disk.
+        # Another class is, for example, a full disk. Repositories share a folder of the user's.
+        if type(error) is not sqlite3.DatabaseError or _state_folder(project) != state:
+            raise
         logger.warning("%s is damaged and is rebuilt", state)
         shutil.rmtree(state)
         return Repo(str(project), config=config)

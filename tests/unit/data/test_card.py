@@ -10,7 +10,12 @@ from components.core.artifact import Artifact, Kind
 from components.core.fingerprint import FileEntry
 from components.core.paper import paper_corpora
 from components.data.archives.pins import Archive
-from components.data.card import DatasetCardInputs, dataset_card, licenses_by_package
+from components.data.card import (
+    DatasetCardInputs,
+    dataset_card,
+    dataset_metrics,
+    licenses_by_package,
+)
 from components.data.config import (
     PRESET_CORPORA,
     DataConfig,
@@ -178,6 +183,23 @@ def test_splits_begin_with_training() -> None:
     assert splits["nl", "train"] == ["7", "1,792", "8"]
     assert "1 % of the documents" in card()
     assert "the seed 4" in card()
+
+
+def test_metrics_are_the_sums_of_the_languages_of_each_corpus() -> None:
+    metrics = dataset_metrics(corpora().prepared)
+    assert list(metrics) == ["nl", "multi", "mono"]
+    assert metrics["multi"] == {  # Six languages with one to six times the numbers: 21 times.
+        "rejected": {"digits": 42, "empty": 6},
+        "raw_documents": 210,
+        "raw_bytes": 105_000,
+        "duplicates": 63,
+        "duplicate_bytes": 18_900,
+        "documents": 99,
+        "bytes": 42_000,
+        "train_tokens": 21_000,
+        "held_out_tokens": 2_100,
+        "digest": "i" * 64,
+    }
 
 
 def test_digests_and_the_md5_of_dvc_are_complete() -> None:

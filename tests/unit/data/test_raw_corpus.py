@@ -27,6 +27,7 @@ from components.data.raw_corpus import (
 )
 from components.data.sources.config import Source
 from components.registry.lineage import dataset_input
+from flows.settings.execution import Execution, environment
 
 
 @pytest.fixture
@@ -171,7 +172,10 @@ def test_entry_of_a_living_process_names_the_lock_file(pulled):
 
 
 def test_damaged_table_of_hashes_is_rebuilt(pulled, monkeypatch):
+    """In the environment of a command."""
     monkeypatch.delenv("DVC_SITE_CACHE_DIR")
+    for name, value in environment(Execution(project=str(pulled))).items():
+        monkeypatch.setenv(name, value)
     assert dvc_repo.is_clean(pulled)
     databases = list((pulled / ".dvc" / "tmp" / "state").rglob("cache.db"))
     assert len(databases) == 2

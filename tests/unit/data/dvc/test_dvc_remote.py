@@ -106,6 +106,17 @@ def test_pushed_data_can_be_pulled_without_archives(project, fixture_archives, u
     (clone / "data/NOTICE").write_text("files are writable")
 
 
+def test_state_of_the_remote_has_its_setting_verify(pushed):
+    state = check_remote(pushed)
+    assert state is not None
+    assert state.verify is False
+    with Repo(str(pushed)) as repo, repo.config.edit() as config:
+        config["remote"]["backup"]["verify"] = True
+    state = check_remote(pushed)
+    assert state is not None
+    assert state.verify is True
+
+
 def test_dvc_can_pull_pushed_data(pushed, folder, tmp_path):
     clone = clone_of(pushed, tmp_path / "clone")
     with Repo(str(clone)) as repo:
@@ -354,6 +365,7 @@ def test_status_command_prints_changed_files_as_json(pushed, folder):
         "url": str(folder),
         "num_objects": _NUM_OBJECTS,
         "missing": [],
+        "verify": False,
     }
     (pushed / "data/nl/manual-1.0.jsonl").write_text("{}\n")
     code, document, stderr = status()

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from corpus_files_on_disk import CONTEXT_LENGTH, EOT_ID, SMALL, Prepared
 
-from components.core.errors import ConfigError, ValidationFailedError
+from components.core.errors import ValidationFailedError
 from components.data.config import DataConfig
 from components.validation.prepared import read_metrics, validate_prepared
 from components.validation.shard_checks import SeparatorCheck, ShardEntry, ShardIndex, SplitEntry
@@ -462,8 +462,3 @@ def test_a_missing_or_invalid_document_table_is_an_error(tmp_path: Path) -> None
     assert "documents.parquet cannot be read" in validation_error(tmp_path, nl=folder).got
     (folder / "documents.parquet").unlink()
     assert "documents.parquet cannot be read" in validation_error(tmp_path, nl=folder).got
-
-
-def test_an_unknown_corpus_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'poems'"):
-        validate(tmp_path, poems=english().write(tmp_path / "poems"))

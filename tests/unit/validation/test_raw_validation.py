@@ -325,8 +325,3 @@ def test_binary_content_is_an_error_of_the_reader(tmp_path: Path) -> None:
     content[2]["text"] = "\x7fELF\0\0"
     with pytest.raises(RecordError, match=r"package-1\.0\.jsonl:3"):
         validate(tmp_path, content)
-
-
-def test_an_unknown_corpus_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'poems'"):
-        validate(tmp_path, records(), "poems")

@@ -14,19 +14,20 @@ install: $(READY)  ## create .venv with the tested versions of all packages
 run: $(READY)    ## set up, then run the starter pipeline
 	$(BIN)/codegen run
 
-# Two workers on two cores: waiting threads sleep, because a spinning thread takes the core of the other worker.
+# Waiting threads sleep, because a spinning thread takes the core of another worker.
 export OMP_WAIT_POLICY := passive
 # The files with the longest tests sort first, so they are started first.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
+# For two cores: the fast tests wait for a third of the time (servers, sockets, ends of processes).
 test: $(READY)   ## fast tests
-	$(PYTEST) -m "not process_heavy and not nightly"
+	$(PYTEST) -n 3 -m "not process_heavy and not nightly"
 
 test-slow: $(READY)  ## tests that start long processes repeatedly
-	$(PYTEST) -m "process_heavy and not nightly"
+	$(PYTEST) -n 2 -m "process_heavy and not nightly"
 
 test-nightly: $(READY)  ## complete pipelines with servers, faults and promotions: an hour
-	$(PYTEST) -m nightly
+	$(PYTEST) -n 2 -m nightly
 
 lint: $(READY)   ## format, style, types, import contracts, names, dependencies
 	$(BIN)/ruff format --check .

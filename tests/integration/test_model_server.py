@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -16,7 +17,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from fixtures.doc_commands import WAIT_S, environment, run_shell
+from fixtures.codegen_command import HEAVY, run_codegen
+from fixtures.doc_commands import WAIT_S, environment
 from fixtures.models import write_reciting
 
 from components.core.http_guard import LOOPBACK_NAMES
@@ -195,15 +197,17 @@ def test_beyond_loopback_the_names_of_the_machine_are_allowed() -> None:
 def test_invalid_arguments_are_errors_of_three_lines(server: Server, tmp_path: Path) -> None:
     model = server.folder / "adder"
     messages = {  # 192.0.2.1 is an address of no machine: RFC 5737.
-        f"codegen models serve {model} --port {server.port}": "Address already in use",
-        f"codegen models serve {model} --port {free_port()} --host 192.0.2.1": "192.0.2.1",
-        "codegen models serve absent@champion": "absent@champion",
-        "codegen models serve absent": "there is no model 'absent'",
-        f"codegen complete $'\\xff' --model {model}": "the prompt is not UTF-8",
+        f"models serve {model} --port {server.port}": "Address already in use",
+        f"models serve {model} --port {free_port()} --host 192.0.2.1": "192.0.2.1",
+        "models serve absent@champion": "absent@champion",
+        "models serve absent": "there is no model 'absent'",
+        f"complete {os.fsdecode(bytes([255]))} --model {model}": "the prompt is not UTF-8",
     }
+    options = {"cwd": tmp_path, "environment": environment(), "preload": (*HEAVY, "uvicorn")}
     for line, word in messages.items():
-        result = run_shell(line, tmp_path)
+        result = run_codegen(*line.split(), **options)
         assert (result.returncode, result.stdout) == (1, ""), (line, result)
         assert result.stderr.count("\n") == 3, (line, result)
         assert word in result.stderr
-    assert run_shell(f"codegen models serve {model} --port 65536", tmp_path).returncode == 2
+    command = f"models serve {model} --port 65536"
+    assert run_codegen(*command.split(), **options).returncode == 2

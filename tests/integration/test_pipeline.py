@@ -5,24 +5,30 @@ Each run is a process with its own project folder, DVC repository, SQLite files,
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import mlflow
 import pytest
+import torch
 from fixtures.prefect_stack import start_codegen
 from fixtures.processes import kill_process_tree_when
+from fixtures.projects import new_project
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from components.core.artifact import Artifact
 from components.core.network import free_port
 from components.core.provenance import provenance
 from components.core.store import Store
+from components.registry.tracking import Tracking
+from components.registry.versions import download
 
 if TYPE_CHECKING:
     from conftest import FixtureArchives
@@ -30,6 +36,8 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 STAGES = ("nl", "multi", "mono")
+RUN = ("run", "--recipe", "tiny", "--exec", "training.world_size=1")
+"""A rank and, by `OMP_NUM_THREADS`, a sampling process: each needs seconds to import PyTorch."""
 
 
 class Project:
@@ -37,18 +45,13 @@ class Project:
 
     def __init__(self, folder: Path, archives: FixtureArchives) -> None:
         self.folder, self.archives = folder, archives
-        folder.mkdir()
-        subprocess.run(
-            [sys.executable, "-m", "dvc", "init", "--no-scm", "-q"],
-            cwd=folder,
-            check=True,
-            timeout=60,
-        )
+        new_project(folder)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `codegen ...` in a new session."""
         mtpb = os.environ.get("CODEGEN_MTPB")
         variables = {"CODEGEN_MTPB": str(Path(mtpb).resolve())} if mtpb else {}
+        variables["OMP_NUM_THREADS"] = "1"
         return start_codegen(self.folder, self.archives, *arguments, **variables)
 
     def run(self, *arguments: str) -> tuple[int, str]:
@@ -79,7 +82,7 @@ def finished(
 ) -> tuple[Project, str]:
     """A project with a completed `codegen run`, and its output."""
     project = Project(tmp_path_factory.mktemp("finished") / "project", fixture_archives)
-    status, output = project.run("run", "--recipe", "tiny")
+    status, output = project.run(*RUN)
     assert status == 0, output
     return project, output
 
@@ -156,50 +159,21 @@ def test_the_dataset_card_is_in_the_workspace_and_in_mlflow(
 
 
 def test_the_champion_loads_with_mlflow_and_with_transformers(
-    finished: tuple[Project, str],
+    finished: tuple[Project, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project, _ = finished
-    script = """
-import sys, mlflow, torch
-from pathlib import Path
-from transformers import AutoModelForCausalLM, AutoTokenizer
-mlflow.set_tracking_uri(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
-pipe = mlflow.transformers.load_model("models:/codegen-tiny-mono@champion")
-from components.registry.tracking import Tracking
-from components.registry.versions import download
-mlflow_folder = Path(sys.argv[1]) / "var/mlflow"
-tracking = Tracking(f"sqlite:///{mlflow_folder}/mlflow.db", mlflow_folder / "artifacts")
-folder = download(tracking, "models:/codegen-tiny-mono@champion", Path(sys.argv[1]) / "pulled")
-model = AutoModelForCausalLM.from_pretrained(folder)
-tokenizer = AutoTokenizer.from_pretrained(folder)
-prompt = tokenizer("def f(x):", return_tensors="pt")
-with torch.no_grad():
-    assert torch.equal(pipe.model(**prompt).logits, model(**prompt).logits)
-print("same logits of shape", tuple(model(**prompt).logits.shape))
-"""
-    process = subprocess.run(
-        [sys.executable, "-c", script, str(project.folder)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
-    assert "same logits of shape (1, " in process.stdout, process.stderr
-
-
-def provenance_by_label(project: Project) -> dict[str, object]:
-    return {label: artifact.provenance for label, artifact in project.artifacts().items()}
-
-
-def test_a_second_run_reuses_all_artifacts(finished: tuple[Project, str]) -> None:
-    project, _ = finished
-    before = provenance_by_label(project)
-    status, output = project.run("run", "--recipe", "tiny")
-    assert status == 0, output
-    assert provenance_by_label(project) == before
-    assert not re.findall(r"✓ (?:train|prepare|validate|build) .* \d+\.\d s", output)
-    assert len(re.findall(r"✓ train \w+ +reused", output)) == len(STAGES)
-    assert "already champion" in output
+    champion = "models:/codegen-tiny-mono@champion"
+    mlflow_folder = project.folder / "var/mlflow"
+    uri = f"sqlite:///{mlflow_folder}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    pipe = mlflow.transformers.load_model(champion)
+    folder = download(Tracking(uri, mlflow_folder / "artifacts"), champion, tmp_path / "pulled")
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    prompt = AutoTokenizer.from_pretrained(folder)("def f(x):", return_tensors="pt")
+    with torch.no_grad():
+        logits = model(**prompt).logits
+        assert torch.equal(pipe.model(**prompt).logits, logits)
+    assert len(logits) == 1
 
 
 @pytest.mark.nightly
@@ -223,8 +197,8 @@ def test_a_run_killed_three_times_has_the_same_digests(
         has_trained_three_steps,
         lambda: project.is_building("evaluation"),
     ):
-        project.run_until_killed(condition, "run", "--recipe", "tiny")
-    status, output = project.run("run", "--recipe", "tiny")
+        project.run_until_killed(condition, *RUN)
+    status, output = project.run(*RUN)
     assert status == 0, output
     assert _digests(project) == _digests(uninterrupted)
     assert not [
@@ -237,30 +211,21 @@ def _digests(project: Project) -> dict[str, str]:
     return {label: artifact.digest for label, artifact in project.artifacts().items()}
 
 
+def mlflow_runs(project: Project, query: str = "") -> list[Run]:
+    """Return the MLflow runs that match a query."""
+    client = MlflowClient(f"sqlite:///{project.folder}/var/mlflow/mlflow.db")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    return list(client.search_runs(experiments, query))
+
+
 def test_mlflow_runs_of_steps_are_children_of_their_flow(finished: tuple[Project, str]) -> None:
     project, _ = finished
-    script = """
-import json, sys
-from mlflow import MlflowClient
-client = MlflowClient(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
-runs = client.search_runs([e.experiment_id for e in client.search_experiments()], max_results=1000)
-names = {run.info.run_id: run.info.run_name for run in runs}
-rows = []
-for run in runs:
-    parent = names.get(run.data.tags.get("mlflow.parentRunId"))
-    rows.append([run.info.run_name, run.info.status, parent])
-print(json.dumps(rows))
-"""
-    process = subprocess.run(
-        [sys.executable, "-c", script, str(project.folder)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=100,
-    )
-    runs = json.loads(process.stdout.splitlines()[-1])
-    assert {status for _, status, _ in runs} == {"FINISHED"}
-    parents = {name: parent for name, _, parent in runs}
+    runs = mlflow_runs(project)
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    names = {run.info.run_id: run.info.run_name for run in runs}
+    parents = {
+        run.info.run_name: names.get(run.data.tags.get("mlflow.parentRunId")) for run in runs
+    }
     checkpoint = next(
         artifact
         for artifact in project.store.list_artifacts()
@@ -269,28 +234,6 @@ print(json.dumps(rows))
     assert parents[f"train multi {checkpoint.recipe_hash[:6]}"] == "train"
     assert parents["train"] == "pipeline codegen-tiny"
     assert parents["pipeline codegen-tiny"] is None
-
-
-def test_training_starts_from_a_registered_model(
-    finished: tuple[Project, str],
-) -> None:
-    """Only the last stage, from the registered Multi model: its checkpoint exists and is reused."""
-    project, _ = finished
-    before = _digests(project)
-    sets = (
-        "--set",
-        "training.start_stage=mono",
-        "--set",
-        "training.init_from=codegen-tiny-multi@champion",
-    )
-    status, output = project.run("run", "--recipe", "tiny", *sets)
-    assert status == 0, output
-    assert re.findall(r"✓ train (\w+) +reused", output) == ["mono"]
-    assert _digests(project) == before
-    page = " ".join((project.folder / "var/report.txt").read_text().split())
-    assert "the first stage starts from codegen-tiny-multi." in page
-    assert "It is the only stage, so there is no comparison." in page
-    assert "Mono, HumanEval/0, at" in (project.folder / "var/samples.html").read_text()
 
 
 @pytest.mark.nightly
@@ -315,7 +258,7 @@ def test_the_commands_and_queries_of_the_reviewing_page_work(finished: tuple[Pro
         if not (
             "git_dirty" in query and provenance()["git_dirty"]
         ):  # No run of a dirty work tree is clean.
-            assert _count_runs(project, query), query
+            assert mlflow_runs(project, query), query
 
 
 def _open_ui(project: Project) -> None:
@@ -328,18 +271,3 @@ def _open_ui(project: Project) -> None:
     finally:
         process.send_signal(signal.SIGINT)
         process.communicate(timeout=60)
-
-
-def _count_runs(project: Project, query: str) -> int:
-    script = """
-import sys
-from mlflow import MlflowClient
-client = MlflowClient(f"sqlite:///{sys.argv[1]}/var/mlflow/mlflow.db")
-print(len(client.search_runs([e.experiment_id for e in client.search_experiments()], sys.argv[2])))
-"""
-    command = [sys.executable, "-c", script, str(project.folder), query]
-    return int(
-        subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=100
-        ).stdout.splitlines()[-1]
-    )

@@ -16,6 +16,7 @@ import pytest
 from fixtures.prefect_stack import FINAL_STATES, Stack, auth_header, running_stack
 from fixtures.sinks import mail_sink, webhook_sink
 
+from components.core.artifact import Artifact
 from components.core.files import read_jsonl
 from components.core.store import Store
 
@@ -113,10 +114,33 @@ def test_the_command_line_uses_the_same_server_and_store(project: Stack, pipelin
         )
 
     assert num_command_line_runs() == 0
+    before = artifacts(project)
     output = project.command("run", "-r", "tiny")
-    assert "✓ train mono" in output
-    assert re.search(r"train mono +reused", output)
+    assert artifacts(project) == before, "a second run reuses all artifacts"
+    assert not re.findall(r"✓ (?:train|prepare|validate|build) .* \d+\.\d s", output)
+    assert len(re.findall(r"✓ train \w+ +reused", output)) == 3
+    assert "already champion" in output
     assert num_command_line_runs() == 1
+
+
+def artifacts(project: Stack) -> dict[str, Artifact]:
+    """Return the artifacts of the store by label, with their provenance."""
+    store = Store(project.folder / "var/store")
+    return {artifact.label: artifact for artifact in store.list_artifacts()}
+
+
+def test_training_starts_from_a_registered_model(project: Stack, pipeline_run: str) -> None:
+    """Only the last stage, from the registered Multi model: its checkpoint exists and is reused."""
+    before = artifacts(project)
+    start = ("training.start_stage=mono", "training.init_from=codegen-tiny-multi@champion")
+    sets = (word for field in start for word in ("--set", field))
+    output = project.command("run", "-r", "tiny", *sets)
+    assert re.findall(r"✓ train (\w+) +reused", output) == ["mono"]
+    assert artifacts(project) == before
+    page = " ".join((project.folder / "var/report.txt").read_text().split())
+    assert "the first stage starts from codegen-tiny-multi." in page
+    assert "It is the only stage, so there is no comparison." in page
+    assert "Mono, HumanEval/0, at" in (project.folder / "var/samples.html").read_text()
 
 
 def test_a_cancelled_training_ends_all_its_processes_and_resumes_later(

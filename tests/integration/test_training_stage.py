@@ -266,6 +266,7 @@ def test_cancelling_ends_all_processes_and_another_run_is_refused(
     assert not trainers(tmp_path)
 
 
+@pytest.mark.process_heavy
 def test_a_stage_inherits_weights_and_stops_before_a_step_that_is_not_finite(
     run: StageRun, uninterrupted: tuple[Path, Steps, dict[str, object]], tmp_path: Path
 ) -> None:

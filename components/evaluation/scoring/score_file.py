@@ -23,7 +23,7 @@ from components.evaluation.benchmarks.custom_benchmark import read_benchmark, re
 from components.evaluation.benchmarks.humaneval import load_benchmark
 from components.evaluation.benchmarks.problem import Benchmark, Problem
 from components.evaluation.benchmarks.protocol import SCORE_VERSION, library_versions
-from components.evaluation.sandbox import ExecutionMode, ResourceLimits, SandboxReport, Verdict
+from components.evaluation.sandbox import ExecutionMode, ResourceLimits, Verdict
 from components.evaluation.scoring.program_executor import Outcome, Program, ProgramExecutor
 from components.evaluation.scoring.score_statistics import PassCounts, estimate_pass_at_k
 
@@ -45,25 +45,24 @@ def score_file(
     samples: Path,
     problems: Path | None,
     ks: tuple[int, ...],
+    executor: ProgramExecutor,
     *,
-    workers: int,
     cpu_limit_s: int,
     mode: str,
-    unsafe: bool,
     partial: bool = False,
 ) -> ScoredFile:
     """Grade every line. pass@k is the mean over the problems with samples, if all have at least k.
 
     Args:
         problems: a custom benchmark; HumanEval if None.
+        executor: opened only if the file is valid.
         partial: allow problems without samples. The statistics count them and the protocol lists
             the others.
 
     Raises:
         ConfigError: the mode does not exist, or no k is given.
-        EvaluationError: a line is invalid (names it), or a problem has no sample. Nothing is
-            written.
-        SandboxUnavailableError: no sandbox is available, and `unsafe` is false.
+        EvaluationError: a line is invalid (names it), a problem has no sample, or there is no
+            sandbox. Nothing is written.
     """
     limits, execution_mode = ResourceLimits(cpu_limit_s), _parse_mode(mode, ks)
     benchmark = read_benchmark(problems) if problems else load_benchmark()
@@ -77,7 +76,8 @@ def score_file(
         Program(problem.program((record["completion"],)), limits, execution_mode)
         for record, problem in parsed
     ]
-    report, outcomes = _execute(programs, path, protocol, workers=workers, unsafe=unsafe)
+    outcomes = _execute(executor, programs, path, protocol)
+    report = executor.report
     verdicts = [
         problem.verdict(outcome) for (_, problem), outcome in zip(parsed, outcomes, strict=True)
     ]
@@ -112,23 +112,17 @@ def _parse_mode(mode: str, ks: tuple[int, ...]) -> ExecutionMode:
 
 
 def _execute(
-    programs: list[Program],
-    path: Path,
-    protocol: dict[str, JsonValue],
-    *,
-    workers: int,
-    unsafe: bool,
-) -> tuple[SandboxReport, list[Outcome]]:
-    with ProgramExecutor(workers, unsafe=unsafe) as executor:
-        report = executor.report
-        identity = fingerprint({**protocol, "isolation": report.isolation})[:12]
-        with executor.journaled(path.with_name(f"{path.name}.{identity}.journal")):
-            outcomes = executor.results(programs)
+    executor: ProgramExecutor, programs: list[Program], path: Path, protocol: dict[str, JsonValue]
+) -> list[Outcome]:
+    report = executor.report
+    identity = fingerprint({**protocol, "isolation": report.isolation})[:12]
+    with executor.journaled(path.with_name(f"{path.name}.{identity}.journal")):
+        outcomes = executor.results(programs)
     if outcomes is None:
         raise EvaluationError(
             f"nothing was executed: {report.missing}", expected="a sandbox", fix=report.fix
         )
-    return report, outcomes
+    return outcomes
 
 
 def _require_all_problems(benchmark: Benchmark, tasks: list[str], *, partial: bool) -> None:

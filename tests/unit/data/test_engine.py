@@ -130,6 +130,7 @@ list(run_tasks(wait_forever, named([{str(tmp_path)!r}] * 2), DataExecution(num_w
     deadline = time.monotonic() + 60
     while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2:
         assert time.monotonic() < deadline
+        time.sleep(0.01)
     descendants = [process.pid for process in psutil.Process(owner.pid).children(recursive=True)]
     assert set(workers) < set(descendants)
     (os.killpg if whole_group else os.kill)(owner.pid, number)

@@ -16,6 +16,7 @@ from components.evaluation.benchmarks import humaneval
 from components.evaluation.benchmarks.custom_benchmark import read_benchmark
 from components.evaluation.benchmarks.humaneval import function_protocol, load_benchmark
 from components.evaluation.config import HumanEvalConfig
+from components.evaluation.scoring.program_executor import ProgramExecutor
 
 FUNCTION = {
     "task_id": "mine/1",
@@ -58,8 +59,9 @@ def write(path: Path, *records: Any) -> Path:
     return path
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_three_formats_in_a_file_are_sampled_and_scored(tmp_path: Path) -> None:
+def test_three_formats_in_a_file_are_sampled_and_scored(
+    tmp_path: Path, executor: ProgramExecutor
+) -> None:
     completions = {
         "mine/1": ["    return 1\n"],
         "MBPP/8": ["def square_nums(nums):\n    return [one * one for one in nums]\n"],
@@ -78,7 +80,7 @@ def test_three_formats_in_a_file_are_sampled_and_scored(tmp_path: Path) -> None:
         lambda request: completions[request.key.problem.task_id][len(request.key.completions)]
     )
     config = HumanEvalConfig(num_samples=1, temperatures=(0.2,), k=(1,))
-    statistics = run_protocol(tmp_path, function_protocol(benchmark, config), sampler)
+    statistics = run_protocol(tmp_path, function_protocol(benchmark, config), sampler, executor)
     assert statistics["outcomes"] == {"passed": 4, "wrong_answer": 1}
     # Four problems: the two cases of the conversation are a single problem, half passed.
     assert statistics["pass@1"] == pytest.approx((1 + 1 + 1 + 0.5) / 4)

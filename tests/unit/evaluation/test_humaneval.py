@@ -15,22 +15,16 @@ from components.evaluation.benchmarks.humaneval import build_protocol, load_huma
 from components.evaluation.config import HumanEvalConfig
 from components.evaluation.sampling.sampler import TextRequest
 from components.evaluation.sampling.samples import sample_seed
-from components.evaluation.sandbox import ResourceLimits, Sandbox, SandboxKind
+from components.evaluation.sandbox import ResourceLimits, Sandbox
+from components.evaluation.scoring.program_executor import ProgramExecutor
 
 PROBLEMS = {problem.prompt: problem for problem in load_humaneval()}
 EXTRA_TEXT = "\n# a comment at the start of a line ends a completion\nraise SystemExit\n"
 
 
-def run(
-    folder: Path,
-    rule: Rule,
-    *,
-    kind: SandboxKind | None = None,
-    unsafe: bool = False,
-    **settings: Any,
-) -> dict[str, Any]:
+def run(folder: Path, rule: Rule, executor: ProgramExecutor, **settings: Any) -> dict[str, Any]:
     protocol = build_protocol(HumanEvalConfig.parse(settings))
-    return run_protocol(folder, protocol, ScriptedSampler(rule), kind=kind, unsafe=unsafe)
+    return run_protocol(folder, protocol, ScriptedSampler(rule), executor)
 
 
 def canonical(request: TextRequest[Any]) -> str:
@@ -44,15 +38,15 @@ def canonical_but_one(request: TextRequest[Any]) -> str:
     return "    return return" if is_wrong else canonical(request) + EXTRA_TEXT
 
 
-@pytest.mark.usefixtures("sandbox")
 def test_canonical_solutions_pass_and_metrics_equal_values_computed_by_hand(
-    tmp_path: Path,
+    tmp_path: Path, executor: ProgramExecutor
 ) -> None:
     sampler = ScriptedSampler(canonical_but_one)
     statistics = run_protocol(
         tmp_path,
         build_protocol(HumanEvalConfig(num_samples=2, temperatures=(0.2,), k=(1, 2, 10))),
         sampler,
+        executor,
     )
     assert statistics["outcomes"] == {"passed": 327, "syntax_error": 1}
     assert statistics["pass@1"] == pytest.approx(163.5 / 164, abs=1e-12)
@@ -85,8 +79,7 @@ def test_canonical_solutions_pass_and_metrics_equal_values_computed_by_hand(
     assert seeds["HumanEval/1", 1] == sample_seed(7, "humaneval", "t0.2", "HumanEval/1", 1, 0)
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_the_best_temperature_counts_for_every_k(tmp_path: Path) -> None:
+def test_the_best_temperature_counts_for_every_k(tmp_path: Path, executor: ProgramExecutor) -> None:
     """At 0.2 both samples of half of the problems pass, at 0.8 one of two of every problem.
 
     Both have the same pass@1, so the first set counts; the second set has the better pass@2.
@@ -101,7 +94,7 @@ def test_the_best_temperature_counts_for_every_k(tmp_path: Path) -> None:
             canonical(request) if (sample == 0 if is_hot else number % 2 == 0) else "    return ]"
         )
 
-    statistics = run(tmp_path, rule, num_samples=2, temperatures=[0.2, 0.8], k=[1, 2])
+    statistics = run(tmp_path, rule, executor, num_samples=2, temperatures=[0.2, 0.8], k=[1, 2])
     results = read_json(tmp_path / "evaluation" / "results.json")
     estimates = {
         label: {k: record["estimate"] for k, record in of_set["pass_at_k"].items()}
@@ -121,9 +114,8 @@ def test_without_a_sandbox_there_is_no_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    statistics = run(
-        tmp_path / "run", canonical, kind="bubblewrap", num_samples=1, temperatures=[0.2]
-    )
+    with ProgramExecutor(workers=1, kind="bubblewrap") as executor:
+        statistics = run(tmp_path / "run", canonical, executor, num_samples=1, temperatures=[0.2])
     assert statistics["executed"] is False
     assert "bubblewrap" in statistics["reason"]
     assert "pass@1" not in statistics
@@ -159,15 +151,9 @@ def test_unsafe_execution_is_stored_with_the_score(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    statistics = run(
-        tmp_path / "run",
-        canonical,
-        kind="bubblewrap",
-        unsafe=True,
-        num_samples=1,
-        temperatures=[0.2],
-        mode="fast",
-    )
+    settings = {"num_samples": 1, "temperatures": [0.2], "mode": "fast"}
+    with ProgramExecutor(workers=1, kind="bubblewrap", unsafe=True) as executor:
+        statistics = run(tmp_path / "run", canonical, executor, **settings)
     assert statistics["pass@1"] == 1.0
     assert statistics["isolated"] is False
     assert statistics["sandbox"] == "none (unsafe execution)"
@@ -183,8 +169,11 @@ def test_there_is_no_score_if_a_canonical_solution_does_not_pass(
     monkeypatch.setattr(
         "components.evaluation.scoring.program_executor.load_humaneval", lambda: broken
     )
-    with pytest.raises(EvaluationError, match="HumanEval/0 does not pass"):
-        run(tmp_path, canonical, num_samples=1, temperatures=[0.2])
+    with (
+        ProgramExecutor(workers=1) as executor,
+        pytest.raises(EvaluationError, match="HumanEval/0 does not pass"),
+    ):
+        run(tmp_path, canonical, executor, num_samples=1, temperatures=[0.2])
 
 
 def test_limits_grow_with_the_slowness_of_the_machine_and_never_shrink() -> None:

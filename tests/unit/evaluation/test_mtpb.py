@@ -16,8 +16,9 @@ from components.core.errors import ConfigError
 from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
 from components.evaluation.benchmarks.mtpb import PREFIX, build_protocol
-from components.evaluation.config import MtpbConfig, SandboxKind
+from components.evaluation.config import MtpbConfig
 from components.evaluation.sampling.sampler import TextRequest
+from components.evaluation.scoring.program_executor import ProgramExecutor
 
 TURNS = {
     "Lowercase the given": "my_string = my_string.lower()",
@@ -62,25 +63,22 @@ def turn_by_turn(request: TextRequest[Any]) -> str:
 def run(
     folder: Path,
     problems_file: Path,
+    executor: ProgramExecutor,
     sampler: ScriptedSampler | None = None,
-    kind: SandboxKind | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
-    config = MtpbConfig.parse({"num_samples": 1, **settings})
-    return run_protocol(
-        folder,
-        build_protocol(config, problems_file),
-        sampler or ScriptedSampler(turn_by_turn),
-        kind=kind,
-    )
+    protocol = build_protocol(MtpbConfig.parse({"num_samples": 1, **settings}), problems_file)
+    return run_protocol(folder, protocol, sampler or ScriptedSampler(turn_by_turn), executor)
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_two_problems_solved_turn_by_turn(tmp_path: Path, problems_file: Path) -> None:
+def test_two_problems_solved_turn_by_turn(
+    tmp_path: Path, problems_file: Path, executor: ProgramExecutor
+) -> None:
     sampler = ScriptedSampler(turn_by_turn)
     statistics = run(
         tmp_path,
         problems_file,
+        executor,
         sampler,
         problem_ids=[1, 9],
         cases=[0, 2],
@@ -109,10 +107,11 @@ def test_two_problems_solved_turn_by_turn(tmp_path: Path, problems_file: Path) -
     assert {request.max_new_tokens for request in sampler.requests} == {100, 200}
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_perplexity_covers_the_tokens_of_prompts_only(tmp_path: Path, problems_file: Path) -> None:
+def test_perplexity_covers_the_tokens_of_prompts_only(
+    tmp_path: Path, problems_file: Path, executor: ProgramExecutor
+) -> None:
     """The scripted sampler reports a token per character, each of probability 1/e."""
-    statistics = run(tmp_path, problems_file, problem_ids=[1, 9], cases=[0, 2])
+    statistics = run(tmp_path, problems_file, executor, problem_ids=[1, 9], cases=[0, 2])
     assert statistics["prompt_perplexity_multi"] == pytest.approx(math.e)
     results = read_json(tmp_path / "evaluation" / "results.json")
     assert (
@@ -137,11 +136,12 @@ def test_perplexity_covers_the_tokens_of_prompts_only(tmp_path: Path, problems_f
     )
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_two_runs_write_the_same_bytes(tmp_path: Path, problems_file: Path) -> None:
+def test_two_runs_write_the_same_bytes(
+    tmp_path: Path, problems_file: Path, executor: ProgramExecutor
+) -> None:
     digests = []
     for folder in (tmp_path / "one", tmp_path / "two"):
-        run(folder, problems_file, problem_ids=[9], cases=[0, 2])
+        run(folder, problems_file, executor, problem_ids=[9], cases=[0, 2])
         files = [
             *list_files(folder / "evaluation"),
             *list_files(folder / "multi"),
@@ -154,10 +154,11 @@ def test_two_runs_write_the_same_bytes(tmp_path: Path, problems_file: Path) -> N
     assert len(digests[0]) == 4
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_the_history_grows_as_in_the_upstream_script(tmp_path: Path, problems_file: Path) -> None:
+def test_the_history_grows_as_in_the_upstream_script(
+    tmp_path: Path, problems_file: Path, executor: ProgramExecutor
+) -> None:
     sampler = ScriptedSampler(turn_by_turn)
-    run(tmp_path, problems_file, sampler, problem_ids=[1], cases=[4], single_turn=False)
+    run(tmp_path, problems_file, executor, sampler, problem_ids=[1], cases=[4], single_turn=False)
     (record,) = read_jsonl(tmp_path / "evaluation" / "samples.jsonl")
     problem = (
         build_protocol(MtpbConfig(problem_ids=(1,), cases=(4,)), problems_file)
@@ -196,7 +197,8 @@ def test_without_a_sandbox_there_is_no_pass_rate(
     tmp_path: Path, problems_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    statistics = run(tmp_path / "run", problems_file, kind="bubblewrap", problem_ids=[1], cases=[0])
+    with ProgramExecutor(workers=1, kind="bubblewrap") as executor:
+        statistics = run(tmp_path / "run", problems_file, executor, problem_ids=[1], cases=[0])
     assert statistics["executed"] is False
     assert "pass_rate_multi" not in statistics
     assert statistics["prompt_perplexity_multi"] == pytest.approx(math.e)

@@ -16,6 +16,7 @@ from components.evaluation.benchmarks.mtpb import conversation_protocol, parse_m
 from components.evaluation.benchmarks.protocol import BenchmarkProtocol, ProblemCounts
 from components.evaluation.config import MtpbConfig
 from components.evaluation.sampling.sampler import TextCompletion, TextRequest
+from components.evaluation.scoring.program_executor import ProgramExecutor
 
 PROBLEM = parse_mtpb_problem(
     {"id": 1, "prompts": ["Print {x}."], "inputs": [{"x": 1}] * 5, "outputs": [1] * 5}
@@ -39,13 +40,12 @@ class FirstPromptUnscored(ScriptedSampler):
             yield completion._replace(prompt_nats=0.0, num_scored=0) if is_first else completion
 
 
-@pytest.mark.usefixtures("sandbox")
 def test_a_sample_without_scored_tokens_does_not_shift_the_verdicts_of_others(
-    tmp_path: Path,
+    tmp_path: Path, executor: ProgramExecutor
 ) -> None:
     # The second sample is correct.
     sampler = FirstPromptUnscored(lambda request: f"print({request.key.number})")
-    run_protocol(tmp_path, single_case_protocol(), sampler)
+    run_protocol(tmp_path, single_case_protocol(), sampler, executor)
     perplexity = read_json(tmp_path / "evaluation" / "results.json")["perplexity"]["multi"]
     assert perplexity == {
         "all": pytest.approx(math.e),
@@ -54,11 +54,12 @@ def test_a_sample_without_scored_tokens_does_not_shift_the_verdicts_of_others(
     }
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_an_answer_of_another_kind_counts_in_the_official_rate_only(tmp_path: Path) -> None:
+def test_an_answer_of_another_kind_counts_in_the_official_rate_only(
+    tmp_path: Path, executor: ProgramExecutor
+) -> None:
     answers = ["print(1)", "print('1')"]
     sampler = ScriptedSampler(lambda request: answers[request.key.number])
-    statistics = run_protocol(tmp_path, single_case_protocol(), sampler)
+    statistics = run_protocol(tmp_path, single_case_protocol(), sampler, executor)
     assert statistics["pass_rate_multi"] == 1.0
     assert statistics["pass_rate_strict_multi"] == 0.5
     records = read_jsonl(tmp_path / "evaluation" / "samples.jsonl")

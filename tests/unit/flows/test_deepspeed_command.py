@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures.codegen_command import run_codegen
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "deepspeed_350m_nl.json"
 PAPER = ("world_size=8", "micro_batch=4", "device=cuda", "precision=bf16")
@@ -22,8 +22,7 @@ def options(folder: Path, *execution: str) -> list[str]:
 def run(
     folder: Path, *arguments: str, execution: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "flows.cli.main", *options(folder, *execution), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    return run_codegen(*options(folder, *execution), *arguments)
 
 
 def run_json(folder: Path, *arguments: str, execution: tuple[str, ...] = ()) -> dict[str, Any]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from fixtures.codegen_command import HEAVY, run_codegen
 from fixtures.tmpfs import limited_disk
 
 from components.core.network import free_port
@@ -30,20 +29,12 @@ def run_doctor(
 ) -> tuple[int, dict[str, dict[str, Any]], str]:
     """Return the exit code, the results by name, and standard error."""
     options = ["doctor", "--json", "--exec", f"project={project}", *arguments]
-    command = [sys.executable, "-m", "flows.cli.main", *options]
     inherited = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("PREFECT_", "MLFLOW_"))
     }
-    process = subprocess.run(
-        command,
-        env=inherited | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=200,
-    )
+    process = run_codegen(*options, preload=HEAVY, environment=inherited | environment)
     results = {result["name"]: result for result in json.loads(process.stdout)["checks"]}
     return process.returncode, results, process.stderr
 
@@ -59,13 +50,23 @@ def test_a_limited_disk_is_reported_but_not_required(tmp_path: Path) -> None:
     assert results["disk"]["impact"]
 
 
-def test_a_disk_with_3_gb_is_ok(tmp_path: Path) -> None:
-    free = psutil.disk_usage(str(tmp_path)).free
-    assert check_results(tmp_path)["disk"].ok == (free > 3_000_000_000)
+@pytest.fixture(scope="module")
+def new_project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, CheckResult]]:
+    """An empty project and the results of all checks, which take seconds."""
+    project = tmp_path_factory.mktemp("project")
+    return project, check_results(project)
 
 
-def test_versions_are_compared_with_the_lock(tmp_path: Path) -> None:
-    assert "not compared" in check_results(tmp_path)["versions"].detail
+def test_a_disk_with_3_gb_is_ok(new_project: tuple[Path, dict[str, CheckResult]]) -> None:
+    project, results = new_project
+    free = psutil.disk_usage(str(project)).free
+    assert results["disk"].ok == (free > 3_000_000_000)
+
+
+def test_versions_are_compared_with_the_lock(
+    tmp_path: Path, new_project: tuple[Path, dict[str, CheckResult]]
+) -> None:
+    assert "not compared" in new_project[1]["versions"].detail
     torch, numpy = (metadata.version(name).partition("+")[0] for name in ("torch", "numpy"))
     lock = tmp_path / "requirements" / "main.lock"
     lock.parent.mkdir()
@@ -86,8 +87,10 @@ def test_versions_are_compared_with_the_lock(tmp_path: Path) -> None:
     )
 
 
-def test_all_declared_packages_are_installed(tmp_path: Path) -> None:
-    result = check_results(tmp_path)["packages"]
+def test_all_declared_packages_are_installed(
+    new_project: tuple[Path, dict[str, CheckResult]],
+) -> None:
+    result = new_project[1]["packages"]
     assert result.ok
     assert int(result.detail.split()[0]) > 20
 
@@ -108,8 +111,8 @@ def test_unreachable_configured_servers_exit_with_3(tmp_path: Path) -> None:
     assert not results["MLflow"]["ok"]
 
 
-def test_the_checks_create_no_database(tmp_path: Path) -> None:
-    result = check_results(tmp_path)["MLflow"]
-    assert result.ok
-    assert f"sqlite:///{tmp_path}/var/mlflow/mlflow.db" in result.detail
-    assert not (tmp_path / "var" / "mlflow").exists()
+def test_the_checks_create_no_database(new_project: tuple[Path, dict[str, CheckResult]]) -> None:
+    project, results = new_project
+    assert results["MLflow"].ok
+    assert f"sqlite:///{project}/var/mlflow/mlflow.db" in results["MLflow"].detail
+    assert not (project / "var" / "mlflow").exists()

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fixtures.codegen_command import run_codegen
 from fixtures.projects import FixtureArchives, new_project, pull_fixtures
 
 from components.core.errors import CodegenError, ConfigError, DataError
@@ -197,15 +196,12 @@ def test_the_command_prints_the_lines_of_an_estimate(execution: Execution) -> No
         "--exec",
         f"project={execution.project}",
     )
-    command = [sys.executable, "-m", "flows.cli.main", *arguments]
     environment = {
         key: value
         for key, value in os.environ.items()
         if not key.startswith(("PREFECT_", "MLFLOW_", "CODEGEN_"))
     }
-    process = subprocess.run(
-        command, env=environment, capture_output=True, text=True, check=False, timeout=280
-    )
+    process = run_codegen(*arguments, environment=environment)
     assert process.returncode == 0, process.stderr
     labels = [line.split()[0] for line in process.stdout.splitlines()]
     assert labels[:9] == "mono: documents raw rejected tokens sequences disk time training".split()  # noqa: SIM905

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -10,25 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-
-
-def run_codegen(
-    *arguments: str, prelude: str = "", **environment: str
-) -> subprocess.CompletedProcess[str]:
-    """Run `codegen` in its own process, after the statements of `prelude`."""
-    script = (
-        "import sys; sys.argv = ['codegen', *sys.argv[1:]]\n"
-        f"{prelude}\nfrom flows.cli.main import main; main()"
-    )
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments],
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
-
+from fixtures.codegen_command import run_codegen
 
 BUG = """
 import flows.cli.inspect
@@ -43,7 +24,7 @@ def test_an_unexpected_exception_is_reported_as_an_internal_error() -> None:
     result = run_codegen(*LIST_RECIPES, prelude=BUG)
     assert result.returncode == 70
     first, *rest = result.stderr.strip().splitlines()
-    assert first == "✗ ZeroDivisionError: a bug of ours (line 5 of <string>)"
+    assert first == "✗ ZeroDivisionError: a bug of ours (line 4 of <string>)"
     assert [line.split(":")[0].strip() for line in rest] == ["expected", "fix"]
     assert "bug of codegen" in rest[0]
     assert "--debug" in rest[1]
@@ -141,8 +122,10 @@ def test_a_signal_during_a_callback_of_a_weak_reference_is_not_lost() -> None:
     thing = Thing()
     reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
     del thing
-    time.sleep(600)""",
+    while True:
+        time.sleep(0.01)""",
     )
+    callback += "import flows.cli.interrupts; flows.cli.interrupts._GRACE_S = 600"
     result = run_codegen(*LIST_RECIPES, prelude=callback)
     assert result.returncode == 130
     assert result.stderr == "stopped by SIGINT; run the same command to resume\n"

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
+from fixtures.codegen_command import HEAVY, LIGHT, run_codegen
 
 from components.core.artifact import Artifact, Kind
 from components.core.config import Config
@@ -46,9 +45,11 @@ def build_artifact(
     return result.artifact
 
 
-def run_codegen(*arguments: str) -> str:
-    command = [sys.executable, "-m", "flows.cli.main", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+def output(*arguments: str) -> str:
+    """Return the output of `codegen ARGUMENTS`, which must succeed."""
+    result = run_codegen(*arguments)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_a_changed_input_is_explained_by_the_changes_of_its_recipe(
@@ -58,7 +59,7 @@ def test_a_changed_input_is_explained_by_the_changes_of_its_recipe(
     new = build_artifact(tmp_path, "prepared-corpus", 0, {}, code_version=2, text="cleaner")
     before = build_artifact(tmp_path, "checkpoint", 0, {"corpus": old})
     after = build_artifact(tmp_path, "checkpoint", 1, {"corpus": new}, text="other")
-    lines = run_codegen("why", after.label, *project_option).splitlines()
+    lines = output("why", after.label, *project_option).splitlines()
     assert lines[0] == after.label
     assert before.label in lines[1]
     assert lines[2:] == [
@@ -66,7 +67,7 @@ def test_a_changed_input_is_explained_by_the_changes_of_its_recipe(
         f"  input corpus: {old.label} -> {new.label}",
         "      code version: 1 -> 2",
     ]
-    document = json.loads(run_codegen("why", after.label, *project_option, "--json"))
+    document = json.loads(output("why", after.label, *project_option, "--json"))
     assert (document["artifact"], document["sibling"]) == (after.label, before.label)
     assert document["reasons"][0] == {
         "kind": "setting",
@@ -96,7 +97,7 @@ def test_inputs_outside_the_store_are_shown_by_their_digests(
         {"corpus": raw.replace(digest="b" * 64), "initial": raw},
         text="other",
     )
-    lines = run_codegen("why", after.label, *project_option).splitlines()[2:]
+    lines = output("why", after.label, *project_option).splitlines()[2:]
     assert lines == [
         f"  input corpus: {'a' * 64} -> {'b' * 64}",
         f"  input initial: none -> {'a' * 64}",
@@ -107,8 +108,8 @@ def test_an_artifact_without_siblings_has_no_explanation(
     tmp_path: Path, project_option: list[str]
 ) -> None:
     only = build_artifact(tmp_path, "checkpoint", 0, {})
-    assert run_codegen("why", only.label, *project_option).startswith(only.label)
-    assert json.loads(run_codegen("why", only.label, *project_option, "--json"))["sibling"] is None
+    assert output("why", only.label, *project_option).startswith(only.label)
+    assert json.loads(output("why", only.label, *project_option, "--json"))["sibling"] is None
 
 
 class Filters(Config):
@@ -134,7 +135,7 @@ def test_a_default_is_shown_by_its_value_and_a_new_meaning_by_its_schema_version
         ).artifact
 
     build_tokenizer(Filters())
-    assert run_codegen(
+    assert output(
         "why", build_tokenizer(_next_schema_version()).label, *project_option
     ).splitlines()[2:] == [
         "  setting schema version of Filters: 1 -> 2",
@@ -152,7 +153,8 @@ OLD = "tokenizer/t-0791ece07dbf"
         ("why", OLD),
         ("lineage", OLD),
         ("export", "checkpoint/c-000000000000", "out"),
-        ("eval", "checkpoint/c-000000000000"),
+        # Starts a Prefect server first.
+        pytest.param(("eval", "checkpoint/c-000000000000"), marks=pytest.mark.process_heavy),
         ("data", "push-prepared", "shared", OLD),
         ("data", "pull-prepared", "var/store", OLD),
     ],
@@ -162,14 +164,8 @@ def test_a_store_of_codegen_0_1_is_one_error(
     tmp_path: Path, project_option: list[str], command: tuple[str, ...]
 ) -> None:
     store = Path(shutil.copytree(GOLDEN / "first_store", tmp_path / "var/store"))
-    process = subprocess.run(
-        [sys.executable, "-m", "flows.cli.main", *command, *project_option],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-        cwd=tmp_path,
-    )
+    preload = HEAVY if command[0] == "export" else LIGHT
+    process = run_codegen(*command, *project_option, cwd=tmp_path, preload=preload)
     assert process.returncode not in (0, INTERNAL_ERROR)
     assert process.stderr.count(f"the store {store} holds an artifact written by codegen 0.1") == 1
     assert "Traceback" not in process.stderr
@@ -180,13 +176,11 @@ def test_artifacts_and_lineage_are_printed_as_json(
 ) -> None:
     corpus = build_artifact(tmp_path, "prepared-corpus", 0, {})
     checkpoint = build_artifact(tmp_path, "checkpoint", 0, {"corpus": corpus})
-    listed = json.loads(run_codegen("artifacts", "--json", *project_option))
+    listed = json.loads(output("artifacts", "--json", *project_option))
     assert {artifact["artifact"] for artifact in listed} == {corpus.label, checkpoint.label}
     assert {artifact["digest"] for artifact in listed} == {corpus.digest, checkpoint.digest}
-    checkpoints = json.loads(
-        run_codegen("artifacts", "--json", "--kind", "checkpoint", *project_option)
-    )
+    checkpoints = json.loads(output("artifacts", "--json", "--kind", "checkpoint", *project_option))
     assert [artifact["artifact"] for artifact in checkpoints] == [checkpoint.label]
-    lineage = json.loads(run_codegen("lineage", checkpoint.label, "--json", *project_option))
+    lineage = json.loads(output("lineage", checkpoint.label, "--json", *project_option))
     assert lineage[1]["parents"][0]["role"] == "corpus"
     assert lineage[1]["parents"][0]["digest"] == corpus.digest

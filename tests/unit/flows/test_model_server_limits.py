@@ -6,6 +6,7 @@ import asyncio
 import json
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -192,6 +193,7 @@ def serving(sampler: Sampler, limits: RequestLimits) -> Iterator[int]:
     try:
         while not server.started:
             assert thread.is_alive()
+            time.sleep(0.01)
         yield port
     finally:
         server.should_exit = True

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from fixtures.codegen_command import run_codegen
 from fixtures.projects import new_project
 
 from components.core.artifact import Artifact
@@ -111,16 +110,6 @@ def test_recipe_and_execution_share_no_field() -> None:
 def test_the_error_of_an_unknown_recipe_lists_all_recipes() -> None:
     with pytest.raises(ConfigError, match="starter, tiny, 350m"):
         recipe("stater")
-
-
-def run_codegen(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "flows.cli.main", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=120,
-    )
 
 
 def test_a_misspelt_field_is_an_error_and_creates_no_files(tmp_path: Path) -> None:

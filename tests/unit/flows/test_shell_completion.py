@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import pytest
+from fixtures.codegen_command import run_codegen
 
 
-def run_codegen(**variables: str) -> str:
-    result = subprocess.run(
-        [sys.executable, "-m", "flows.cli.main"],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=60,
-    )
-    assert not result.stderr
+def output(**variables: str) -> str:
+    result = run_codegen(**variables)
+    assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
 
 
 def complete(shell: str, line: str) -> str:
     """Return the completions of the last word of a line."""
-    return run_codegen(
+    return output(
         COMP_WORDS=line,
         COMP_CWORD=str(len(line.split(" ")) - 1),
         _TYPER_COMPLETE_ARGS=line,
@@ -62,6 +54,6 @@ def test_zsh_and_fish_completions_include_the_help() -> None:
 
 
 def test_the_completion_script_is_valid_bash() -> None:
-    script = run_codegen(_CODEGEN_COMPLETE="source_bash")
+    script = output(_CODEGEN_COMPLETE="source_bash")
     assert "_CODEGEN_COMPLETE=complete_bash" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0

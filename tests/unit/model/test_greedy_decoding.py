@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -33,31 +35,55 @@ LENGTHS = (1, 5, 5, 127, 128, 129, 200)
 """On both sides of the lengths to which prompts are rounded; two lengths are equal."""
 
 
+class Checkpoint(NamedTuple):
+    """A folder, prompts, and the tokens that transformers generates after each."""
+
+    folder: Path
+    prompts: list[tuple[int, ...]]
+    expected: list[list[int]]
+
+
+@pytest.fixture(scope="module")
+def checkpoint_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Checkpoint]:
+    """Returns the checkpoint of a shape; transformers generates once for all ways to decode."""
+
+    @cache
+    def write(shape: str) -> Checkpoint:
+        folder = tmp_path_factory.mktemp("checkpoint")
+        config, seed = SHAPES[shape]
+        model = lively_model(config, seed=seed)
+        generator = torch.Generator().manual_seed(seed)
+        prompts = [
+            tuple(torch.randint(0, NUM_IDS, (length,), generator=generator).tolist())
+            for length in LENGTHS
+        ]
+        with torch.no_grad():
+            model.head.bias[NUM_IDS:] += 1000.0  # Padding rows: neither may choose them.
+            likeliest = model(torch.tensor([prompts[3]]))[0, :, :NUM_IDS].max(-1).values
+            model.head.bias[TOKENIZER.eot_id] += 0.5 * float(likeliest.mean())
+        save_checkpoint(model, write_tokenizer(folder / "tokenizer"), folder)
+        reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        expected = [_reference(reference, prompt, config.padded_vocab_size) for prompt in prompts]
+        return Checkpoint(folder, prompts, expected)
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("packed", "decode_mode"), [(False, None), (True, None), (False, "graphs")]
 )
 @pytest.mark.parametrize("shape", SHAPES)
 def test_greedy_tokens_are_those_of_transformers(
-    tmp_path: Path, shape: str, packed: bool, decode_mode: DecodeMode | None
+    checkpoint_of: Callable[[str], Checkpoint],
+    shape: str,
+    packed: bool,
+    decode_mode: DecodeMode | None,
 ) -> None:
     """A batch of prompts of different lengths, some ending early, against single prompts."""
-    config, seed = SHAPES[shape]
-    model = lively_model(config, seed=seed)
-    generator = torch.Generator().manual_seed(seed)
-    prompts = [
-        tuple(torch.randint(0, NUM_IDS, (length,), generator=generator).tolist())
-        for length in LENGTHS
-    ]
-    with torch.no_grad():
-        model.head.bias[NUM_IDS:] += 1000.0  # Padding rows: neither may choose them.
-        likeliest = model(torch.tensor([prompts[3]]))[0, :, :NUM_IDS].max(-1).values
-        model.head.bias[TOKENIZER.eot_id] += 0.5 * float(likeliest.mean())
-    save_checkpoint(model, write_tokenizer(tmp_path / "tokenizer"), tmp_path)
-    reference = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32).eval()
-    model = load_checkpoint(tmp_path).eval()
+    folder, prompts, expected = checkpoint_of(shape)
+    model = load_checkpoint(folder).eval()
     if packed:
         pack(model)
-    expected = [_reference(reference, prompt, config.padded_vocab_size) for prompt in prompts]
     requests = deque(
         Request(number, prompt, number, MAX_NEW_TOKENS) for number, prompt in enumerate(prompts)
     )

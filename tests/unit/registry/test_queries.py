@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fixtures.codegen_command import HEAVY, run_codegen
 from fixtures.versions import NAME, PYTHON, add_version, make_evidence, promote_version
 
 from components.core.errors import TrackingError
@@ -203,11 +201,8 @@ def test_the_model_commands_print_the_registry(
     execution = ["--exec", f"tracking_uri={tracking.uri}", "--exec", f"workspace={tmp_path}"]
 
     def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "flows.cli.main", "models", *arguments, *execution]
-        environment = os.environ | {"COLUMNS": "250"}
-        process = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
+        command = ("models", *arguments, *execution)
+        process = run_codegen(*command, preload=HEAVY, COLUMNS="250")
         assert process.returncode == 0, process.stderr
         return process.stdout
 

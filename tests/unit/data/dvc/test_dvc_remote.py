@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +286,7 @@ def test_push_resumes_after_a_kill(project, fixture_archives, folder):
         [sys.executable, "-c", _PUSH, str(project)], stderr=subprocess.DEVNULL
     ) as process:
         while not objects(folder) and process.poll() is None:
-            os.sched_yield()
+            time.sleep(0.001)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     sent = objects(folder)
@@ -318,7 +318,7 @@ def test_pull_from_the_remote_after_a_kill_gives_the_same_data(
 
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while not has_started() and process.poll() is None:
-            os.sched_yield()
+            time.sleep(0.001)
         process.kill()
     assert process.returncode == -signal.SIGKILL
     pull_fixtures(clone, fixture_archives, archives=None, origin="remote")

@@ -28,6 +28,7 @@ from pydantic_core import to_jsonable_python
 
 from components.core.errors import ConfigError
 from components.core.files import parse_json
+from components.core.network import redact_credentials
 
 T = TypeVar("T")
 
@@ -273,7 +274,7 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
 
 
 def _quote(value: Any) -> str:
-    text = repr(value)
+    text = redact_credentials(repr(value))
     return text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}..."
 
 

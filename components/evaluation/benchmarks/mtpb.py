@@ -119,7 +119,7 @@ def find_mtpb(path: str | Path | None, cache: Path) -> MtpbFile:
         raise EvaluationError(
             f"{path} does not exist",
             expected="MTPB's mtpb.jsonl",
-            fix="correct or unset CODEGEN_MTPB",
+            fix="correct or unset CODEGEN_MTPB or mtpb_path",
         )
     if not file.is_file():
         try:

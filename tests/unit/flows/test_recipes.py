@@ -227,6 +227,12 @@ def test_an_invalid_execution_config_is_an_error_of_three_lines(
     assert not (tmp_path / "var/store").exists()
 
 
+def test_a_misspelt_field_of_a_source_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"no field 'data\.sources\.mono\.0\.url'") as error:
+        recipe("tiny").override(['data.sources={"mono": [{"url": "x"}]}'])
+    assert error.value.fix == "did you mean 'data.sources.mono.0.uri'?"
+
+
 PRESIGNED = "https://host/a.jsonl?X-Amz-Signature=canary"
 
 

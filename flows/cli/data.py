@@ -35,6 +35,13 @@ class PullSource(StrEnum):
     archives = "archives"
 
 
+class PresetName(StrEnum):
+    """The presets of `components.data.config`."""
+
+    starter = "starter"
+    tiny = "tiny"
+
+
 Root = Annotated[
     str, typer.Argument(help="Shared root: a folder or an fsspec URI, e.g. s3://bucket/prefix.")
 ]
@@ -54,14 +61,16 @@ def pull(
     execution: Execution,
     as_json: bool,
     *,
-    preset: Annotated[str, typer.Option(help="Preset: starter or tiny.")] = "starter",
+    preset: Annotated[
+        PresetName, typer.Option(help="Pinned archives to unpack.")
+    ] = PresetName.starter,
     source: Annotated[
         PullSource,
         typer.Option("--from", help="DVC remote, pinned archives, or the first that has the data."),
     ] = PullSource.auto,
 ) -> None:
     """Fill data/ with the raw corpora of a preset. Their md5 is written to data.dvc."""
-    recipe = load_recipe("starter", [f"data.preset={preset}"])
+    recipe = load_recipe("starter", [f"data.preset={preset.value}"])
     from flows.steps.prepare_corpora import pull_data
 
     result = pull_data(recipe, execution, source.value)

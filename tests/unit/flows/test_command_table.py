@@ -13,8 +13,10 @@ import typer
 from typer.testing import CliRunner
 
 from components.core.artifact import Kind
+from components.data.config import Preset
 from components.training.planning.devices import DEVICES
 from flows.cli import options
+from flows.cli.data import PresetName
 from flows.cli.main import COMMANDS, app
 from flows.settings.recipes import RECIPES, recipe
 
@@ -101,6 +103,7 @@ def test_completion_proposes_all_valid_names() -> None:
     assert tuple(options.stage_names()) == tuple(type(recipe("tiny").training.stages).model_fields)
     assert tuple(options.device_names()) == tuple(DEVICES)
     assert tuple(options.artifact_kinds()) == get_args(Kind)
+    assert tuple(PresetName) == get_args(Preset)
 
 
 def test_help_imports_no_command() -> None:

@@ -5,9 +5,10 @@ Prefect artifacts and the report use the same sections of `components.report`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.core.artifact import Artifact
@@ -149,7 +150,7 @@ def write_report(context: FlowContext, results: RunResults) -> ReportPaths:
     results = _with_samples_and_reuse(results, context.store)
     folder = context.execution.workspace_path
     width = min(context.console.width, _MAX_TEXT_WIDTH)  # 80 without a terminal.
-    renderers = {
+    renderers: dict[Path, Callable[[RunResults, Store], str]] = {
         folder / "report.html": render_html,
         folder / "report.txt": partial(render_text, width=width),
         folder / SAMPLES_PAGE: render_samples,

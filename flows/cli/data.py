@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -130,7 +131,7 @@ def status(execution: Execution, as_json: bool) -> None:
     if not is_unchanged:
         raise DataError(
             "data/ or the DVC cache differs from the version in data.dvc: "
-            f"{', '.join(changed) or 'files are missing'}",
+            f"{_name_some(changed) or 'files are missing'}",
             expected=f"the preset {pointer.preset}, md5 {pointer.md5}",
             fix="run `codegen data pull`, or `dvc add data` if the change is intended",
         )
@@ -154,10 +155,13 @@ def _remote_line(state: RemoteState | None, error: str | None) -> str:
     remote = f"remote: {state.name} ({state.url})"
     if not state.missing:
         return f"{remote} has all {state.num_objects} objects"
-    names = ", ".join(state.missing[:_MAX_NAMED])
-    num_more = len(state.missing) - _MAX_NAMED
-    more = f" and {num_more} more" if num_more > 0 else ""
-    return f"{remote} lacks {names}{more}; run `codegen data push`"
+    return f"{remote} lacks {_name_some(state.missing)}; run `codegen data push`"
+
+
+def _name_some(paths: Sequence[str]) -> str:
+    names = ", ".join(paths[:_MAX_NAMED])
+    num_more = len(paths) - _MAX_NAMED
+    return f"{names} and {num_more} more" if num_more > 0 else names
 
 
 @data.command()

@@ -66,13 +66,18 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check --quiet install --no
 LOCKED  := $(PIP) --require-hashes --use-pep517 -r requirements
 
 # Installs the packages that were tested together, each with the hash in requirements/. Of torch the
-# CPU build if pip finds it (an index or folder in pip's configuration), else the index's CUDA build.
+# CPU build if pip finds it (an index or folder in pip's configuration) and it is locked for this
+# Python and machine, else the build of the package index.
 $(READY): pyproject.toml $(wildcard requirements/*.lock)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "got Python %d.%d\n  expected: Python 3.11 or newer\n  fix:      make PYTHON=python3.11 ..." % sys.version_info[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); echo "python3 has no venv module: apt-get install python3-venv"; exit 1; }
 	$(LOCKED)/build.lock
 	$(LOCKED)/main.lock
-	$(LOCKED)/torch-cpu.lock 2>/dev/null || $(LOCKED)/torch.lock
+	@if $(LOCKED)/torch-cpu.lock 2>/dev/null; then echo "torch: installed the CPU build"; else \
+	  echo "torch: installing the build of the package index, on Linux with about 2.5 GB of CUDA libraries."; \
+	  echo "  The CPU build is locked for Python 3.11 on Linux x86-64 only, and pip must find it there:"; \
+	  echo "  pip config set global.find-links URL_OR_FOLDER, then make clean install PYTHON=python3.11"; \
+	  $(LOCKED)/torch.lock; fi
 	$(PIP) --editable .
 	@touch $(READY)
 

@@ -29,6 +29,7 @@ from pydantic_core import to_jsonable_python
 
 from components.core.errors import ConfigError
 from components.core.files import parse_json
+from components.core.network import redact_credentials
 
 T = TypeVar("T")
 
@@ -284,8 +285,27 @@ def _unknown(owner: str, path: str, field_names: Iterable[str]) -> ConfigError:
     return ConfigError(f"{owner} has no field {path!r}", expected=expected, fix=fix)
 
 
+_KEY = ".[key]"
+"""End of Pydantic's path of an invalid key."""
+_TYPE_NAMES = {
+    "bool_parsing": "true or false",
+    "bool_type": "true or false",
+    "dict_type": "a JSON object",
+    "float_type": "a number",
+    "int_from_float": "an integer",
+    "int_type": "an integer",
+    "model_type": "a JSON object",
+    "string_type": "a text",
+    "tuple_type": "a JSON list",
+}
+"""Expected values by type of Pydantic's error, in the terms of those who write `--set`."""
+
+
 def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # A misspelt field may also be reported as a missing field.
+    unknown = (item for item in errors if item["type"] == "extra_forbidden")
+    first = next(unknown, errors[0])
     path = ".".join(map(str, first["loc"]))
     subject = f"{owner.__name__}: {path or 'the config'}"
     if first["type"] == "extra_forbidden":
@@ -293,13 +313,18 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
     rule = first["msg"].removeprefix("Value error, ")
     if first["type"] == "value_error" and isinstance(first["input"], Mapping):
         return _broken_rule(subject, rule, first["input"])
-    got = "no value" if first["type"] == "missing" else _quote(first["input"])
-    expected = "a value" if first["type"] == "missing" else rule.removeprefix("Input should be ")
-    return ConfigError(f"{subject} is {got}", expected=expected, fix=f"change {path or 'it'}")
+    if first["type"] == "missing":
+        return ConfigError(f"{subject} is missing", expected="a value", fix=f"set {path or 'it'}")
+    expected = _TYPE_NAMES.get(first["type"]) or rule.removeprefix("Input should be ")
+    got = f"{subject} is {_quote(first['input'])}"
+    if path.endswith(_KEY):
+        path = path.removesuffix(_KEY)
+        got = f"{owner.__name__}: {path} is an unknown key"
+    return ConfigError(got, expected=expected, fix=f"change {path or 'it'}")
 
 
 def _quote(value: Any) -> str:
-    text = repr(value)
+    text = redact_credentials(repr(value))
     return text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}..."
 
 
@@ -312,8 +337,19 @@ def _broken_rule(subject: str, rule: str, values: Mapping[str, Any]) -> ConfigEr
 
 
 def _fields_at(owner: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    annotation: Any = owner
+    """Return the fields of the config at a location, if there is a config."""
+    config: type[BaseModel] | None = owner
     for name in loc:
-        field = getattr(annotation, "model_fields", {}).get(name)
-        annotation = field.annotation if field else None
-    return list(getattr(annotation, "model_fields", {}))
+        if config is None:
+            return []
+        if field := config.model_fields.get(str(name)):
+            config = _config_in(field.annotation)  # Else: a key of a mapping or an index of a list.
+    return list(config.model_fields) if config else []
+
+
+def _config_in(annotation: Any) -> type[BaseModel] | None:
+    """Return the config class in an annotation such as `dict[str, list[Source]] | None`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    classes = map(_config_in, get_args(annotation))
+    return next(filter(None, classes), None)

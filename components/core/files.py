@@ -62,16 +62,23 @@ def require_disk_space(folder: Path, size_bytes: int, purpose: str) -> None:
         )
 
 
-def write_atomic(path: Path, content: str | bytes) -> None:
-    """Write a file so that readers see the old or the new bytes, even after a crash."""
-    with atomic_write_path(path) as temporary:
+def write_atomic(path: Path, content: str | bytes, mode: int | None = None) -> None:
+    """Write a file so that readers see the old or the new bytes, even after a crash; see
+    `atomic_write_path`."""
+    with atomic_write_path(path, mode) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 @contextmanager
-def atomic_write_path(path: Path) -> Iterator[Path]:
+def atomic_write_path(path: Path, mode: int | None = None) -> Iterator[Path]:
     """Yield a temporary path beside `path`; flush and rename it on success, remove it on an
-    error."""
+    error.
+
+    Args:
+        path: the file.
+        mode: its permissions; None: those of a new file. Until the rename only this user can open
+            the file.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(
         prefix=f".{path.name}.", suffix=_TEMPORARY_SUFFIX, dir=path.parent
@@ -83,7 +90,7 @@ def atomic_write_path(path: Path) -> Iterator[Path]:
             yield temporary
             with temporary.open("rb") as file:
                 os.fsync(file.fileno())
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_umask() if mode is None else mode)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -15,7 +15,6 @@ import logging
 import os
 import re
 import socket
-import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -23,11 +22,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from components.core.errors import ConfigError
+from components.core.paths import create_private_folder
 
 logger = logging.getLogger(__name__)
 
-_FOLDER_MODE = 0o700
 _FILE_MODE = 0o600
 _MAX_HOLDER_CHARS = 1000
 """More than any holder writes (assumption)."""
@@ -49,32 +47,16 @@ def user_lock_path(name: str) -> Path:
     state = os.environ.get("XDG_STATE_HOME", "")
     root = Path(state) if Path(state).is_absolute() else Path.home() / ".local" / "state"
     folder = root / "codegen" / f"locks-{_file_name(socket.gethostname())}"
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileExistsError):
-            folder.mkdir(_FOLDER_MODE)
-        status = folder.lstat()
-    except OSError as error:
-        raise _unsafe(folder, f"cannot be created ({error.strerror})") from error
-    if not stat.S_ISDIR(status.st_mode):
-        raise _unsafe(folder, "is not a folder")
-    if status.st_uid != os.geteuid():
-        raise _unsafe(folder, f"belongs to user {status.st_uid}, not to {os.geteuid()}")
-    if status.st_mode & 0o077:
-        raise _unsafe(folder, f"is open to other users (mode {stat.S_IMODE(status.st_mode):o})")
+    create_private_folder(
+        folder,
+        "locks",
+        "remove it, or set XDG_STATE_HOME to a folder that only this user can change",
+    )
     return folder / f"{_file_name(name)}.lock"
 
 
 def _file_name(text: str) -> str:
     return re.sub(r"[^\w.-]", "_", text)
-
-
-def _unsafe(folder: Path, problem: str) -> ConfigError:
-    return ConfigError(
-        f"the folder for locks, {folder}, {problem}",
-        expected=f"a folder of this user with mode {_FOLDER_MODE:o}",
-        fix="remove it, or set XDG_STATE_HOME to a folder that only this user can change",
-    )
 
 
 @contextmanager

@@ -14,7 +14,15 @@ from components.core.errors import CodegenError, ConfigError
 # Drivers of databases accept `/` in a password. A colon before digits and `/` separates a port.
 _PASSWORD = re.compile(r"//[^/@\s]*:(?!\d+/)(?:[^/\s]*|\S*)@")
 _USER = re.compile(r"//[^/\s]*@")
-_PASSWORD_PARAMETER = re.compile(r"([?&;]\w*passw(?:or)?d=)[^&;\s]*", re.IGNORECASE)
+_HTTP_USER = re.compile(r"https?:" + _USER.pattern, re.IGNORECASE)
+"""Over HTTP, a user name without a password is usually an access token."""
+_SECRET_PARAMETER = re.compile(
+    r"([?&;#](?:[\w.-]*(?:passw(?:or)?d|secret|signature|token(?!i)|credential|api[_-]?key|"
+    r"access[_-]?key)[\w.-]*|sig|key|code|auth|jwt)=)[^&;#\s]*",
+    re.IGNORECASE,
+)
+"""Passwords of databases, tokens, and signatures of S3 (`X-Amz-Signature`), Google
+(`X-Goog-Signature`) and Azure (`sig`). Other names are not recognised."""
 
 _LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 
@@ -45,32 +53,35 @@ def is_http_uri(uri: str) -> bool:
 
 
 def redact_credentials(uri: str) -> str:
-    """Replace the user name and password in a URI by USER:PASSWORD."""
+    """Replace the user name and password in a URI by USER:PASSWORD, and secret parameters by
+    SECRET."""
     uri = _PASSWORD.sub("//USER:PASSWORD@", uri)
     uri = _USER.sub("//USER:PASSWORD@", uri)
-    return _PASSWORD_PARAMETER.sub(r"\1PASSWORD", uri)
+    return _SECRET_PARAMETER.sub(r"\1SECRET", uri)
 
 
-def require_no_password(uri: str) -> str:
-    """Return a URI that contains no password, for fields that are stored and shown.
+def require_public_uri(uri: str) -> str:
+    """Return a URI without a secret, for fields that are stored and shown.
 
     Raises:
-        ConfigError: it contains one; the error does not.
+        ConfigError: it contains a password, token or signature; the error does not.
     """
     public = redact_credentials(uri)
-    has_password = _PASSWORD.search(uri) or _PASSWORD_PARAMETER.search(uri)
-    if uri != public and has_password:
-        raise ConfigError(
-            f"the URI {public} contains a password, and configs are stored with runs and artifacts",
-            expected="a URI without a password",
-            fix="set the password as the client of that storage reads it, e.g. in environment "
-            "variables (AWS_SECRET_ACCESS_KEY, MLFLOW_TRACKING_URI)",
-        )
-    return uri
+    secrets = (_PASSWORD, _HTTP_USER, _SECRET_PARAMETER)
+    is_local = "://" not in uri  # A file name may contain any character.
+    if is_local or uri == public or not any(secret.search(uri) for secret in secrets):
+        return uri
+    raise ConfigError(
+        f"the URI {public} contains a password, token or signature",
+        expected="a URI without secrets, because it is stored with runs and artifacts",
+        fix="give the secret to the client of that storage: for s3://BUCKET/KEY in "
+        "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, for an MLflow server in MLFLOW_TRACKING_URI, "
+        "for others in ~/.config/fsspec/*.json; or download the files and name their folder",
+    )
 
 
-PublicUri = Annotated[str, AfterValidator(require_no_password)]
-"""A field of a config with a URI without a password."""
+PublicUri = Annotated[str, AfterValidator(require_public_uri)]
+"""A field of a config with a URI without a secret."""
 
 
 def require_free_port(name: str, port: int) -> None:

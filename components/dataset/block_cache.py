@@ -6,9 +6,10 @@ of a killed process. Fetched files are read before the lock is released, so no r
 earlier.
 
 Eviction removes the least recently used file first; the modification time is the time of last use.
-The total size is stored beside the folder and recounted only when the bound is reached: it may be
-too high (after files were removed by hand), never too low. The folder itself can be removed at any
-time.
+The total size is stored in a file and recounted only when the bound is reached: it may be too high
+(after files were removed by hand), never too low. The folder itself can be removed at any time.
+
+Ranges of shards have no digest, so only this user may write to the folder.
 
 Limits: hosts must not share a folder over a network, and the bound covers file contents only. A
 file that is evicted while another rank reads it occupies the disk until then.
@@ -27,6 +28,7 @@ from typing import NamedTuple
 from filelock import FileLock
 
 from components.core.files import atomic_write_path, remove_unfinished, wrap_disk_full, write_atomic
+from components.core.paths import create_private_folder
 
 _MAX_CONCURRENT_FETCHES = 32
 """Files fetched at a time under a lock, to hide a store's latency (assumption)."""
@@ -57,16 +59,28 @@ class BlockCache:
         """Open or create a cache; evict files of a cache that exceeds the bound.
 
         Raises:
+            ConfigError: other users can change the folder.
             DiskFullError: the folder cannot be created.
         """
         self._folder = folder
+        self._blocks = folder / "blocks"
         self._max_bytes = max_bytes
-        self._lock = FileLock(f"{folder}.lock", poll_interval=_POLL_S)
-        self._size_file = Path(f"{folder}.used")
+        self._lock = FileLock(folder / "lock", poll_interval=_POLL_S)
+        self._size_file = folder / "used"
         with wrap_disk_full(f"opening the cache {folder}"):
-            folder.mkdir(parents=True, exist_ok=True)
+            self._create_folders()
             with self._lock:
                 self._reserve(0)
+
+    def _create_folders(self) -> None:
+        create_private_folder(
+            self._folder,
+            "cached parts of corpora",
+            "set cache_folder of training.streaming to another folder, or correct the owner and "
+            "the mode of this folder",
+            others_may_read=True,
+        )
+        self._blocks.mkdir(exist_ok=True)
 
     def read(self, blocks: Sequence[Block], fetch: Fetch, use: Use) -> None:
         """Call `use` once for each block, in any order; fetch missing blocks first.
@@ -86,7 +100,7 @@ class BlockCache:
         missing = self._use_cached(blocks, use)
         while missing:
             with wrap_disk_full(f"fetching into the cache {self._folder}"):
-                self._folder.mkdir(parents=True, exist_ok=True)
+                self._create_folders()
                 with self._lock:
                     # Another rank may have fetched some blocks meanwhile.
                     missing = self._use_cached(missing, use)
@@ -110,7 +124,7 @@ class BlockCache:
         return missing
 
     def _open(self, block: Block) -> int | None:
-        path = self._folder / block.name
+        path = self._blocks / block.name
         try:
             descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -135,7 +149,7 @@ class BlockCache:
             return
         self._reserve(sum(block.size_bytes for block in blocks))
         with ExitStack() as stack:
-            targets = [atomic_write_path(self._folder / block.name) for block in blocks]
+            targets = [atomic_write_path(self._blocks / block.name) for block in blocks]
             paths = [stack.enter_context(target) for target in targets]
             with ThreadPoolExecutor(len(blocks), thread_name_prefix="fetch") as pool:
                 # `map` raises an error only when its result is taken.
@@ -159,8 +173,8 @@ class BlockCache:
 
     def _evict(self, target_bytes: int) -> int:
         """Remove least recently used files down to `target_bytes`. Returns the remaining size."""
-        remove_unfinished(self._folder)
-        with os.scandir(self._folder) as entries:
+        remove_unfinished(self._blocks)
+        with os.scandir(self._blocks) as entries:
             stats = [(Path(entry.path), entry.stat()) for entry in entries if entry.is_file()]
         files = sorted((stat.st_mtime_ns, path, stat.st_size) for path, stat in stats)
         used = sum(size_bytes for *_, size_bytes in files)

@@ -116,6 +116,7 @@ def generate(
     num_slots: int = MAX_BATCH_SLOTS,
     cache_bytes: int = CACHE_BYTES,
     decode_mode: DecodeMode | None = None,
+    is_cancelled: Callable[[], bool] = lambda: False,
 ) -> Iterator[Completion[Key]]:
     """Generate a completion for each request, first come, first served; yield each when it ends.
 
@@ -127,6 +128,8 @@ def generate(
         num_slots: maximum batch size.
         cache_bytes: memory for keys and values; at least one sample is always generated.
         decode_mode: how a GPU runs the steps (see `cuda_graphs`); None: the KV cache for a CPU.
+        is_cancelled: called before each step; once true, generation ends without the other
+            completions.
 
     Raises:
         ConfigError: a prompt is empty, or a number is out of range.
@@ -141,7 +144,7 @@ def generate(
     batch: list[_Sample[Key]] = []
     prompt: PrefilledPrompt | None = None
     logits_SV = cache.decode_step([])
-    while requests or batch:
+    while (requests or batch) and not is_cancelled():
         new_logits: list[Tensor] = []
         while requests and len(batch) < cache.capacity:
             request = _fit_to_context(requests[0], model, max_new_tokens)

@@ -25,10 +25,9 @@ from mlflow.exceptions import MlflowException
 from components.core.artifact import Artifact
 from components.core.errors import TrackingError
 from components.core.locks import exclusive_lock, user_lock_path
-from components.core.network import redact_credentials
+from components.core.network import is_http_uri, redact_credentials
 from components.core.processes import is_running
 from components.core.provenance import provenance
-from components.core.sqlite import sqlite_path
 from components.registry.client.connection import (
     absolute_uri,
     connect,
@@ -320,7 +319,7 @@ class Tracking:
         with wrap_mlflow_errors(f"opening the experiment {name}"):
             experiment: Experiment | None = self.client.get_experiment_by_name(name)
             if experiment is None:
-                folder = self.artifacts.as_uri() if sqlite_path(self.uri) else None
+                folder = None if is_http_uri(self.uri) else self.artifacts.as_uri()
                 try:
                     return str(self.client.create_experiment(name, folder, _EXPERIMENT_KIND))
                 except MlflowException:  # Another process created it, or the name is invalid.

@@ -8,7 +8,7 @@ primary source carry a question mark.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
@@ -17,7 +17,8 @@ from components.core.files import read_json
 from components.core.store import Store
 from components.evaluation.benchmarks.mtpb import MULTI, SINGLE
 from components.report.formatting import count, join_words, plural, short_digest
-from components.report.page import Statement
+from components.report.page import Block, Section, Statement, section
+from components.report.rejects import contamination_statement
 from components.report.results import Measurement, RunResults, stage_title
 from components.report.table import Cell, Table, Value, group, stage_cell, table
 
@@ -62,7 +63,30 @@ class BenchmarkResults(NamedTuple):
         ]
 
 
-def read_results(results: RunResults, store: Store, benchmark: Measurement) -> BenchmarkResults:
+def benchmark_section(
+    results: RunResults,
+    store: Store,
+    benchmark: Measurement,
+    title: str,
+    lead: str,
+    blocks: Callable[[BenchmarkResults], Sequence[Block | None]],
+) -> Section:
+    """The section of a benchmark, or why it was not run.
+
+    Args:
+        blocks: returns the table of scores, then the other blocks.
+    """
+    contamination = contamination_statement(results, benchmark)
+    evaluations = _read_results(results, store, benchmark)
+    if not evaluations.by_stage:
+        reason = results.skipped.get(benchmark, "not part of this run")
+        return section(benchmark, title, lead, Statement(None, f"Not run: {reason}"), contamination)
+    scores, *others = blocks(evaluations)
+    statements = _execution_statements(evaluations)
+    return section(benchmark, title, lead, *statements, scores, contamination, *others)
+
+
+def _read_results(results: RunResults, store: Store, benchmark: Measurement) -> BenchmarkResults:
     """The results of the stages that a benchmark evaluated."""
     artifacts = results.evaluations_of(benchmark)
     by_stage = {
@@ -72,12 +96,7 @@ def read_results(results: RunResults, store: Store, benchmark: Measurement) -> B
     return BenchmarkResults(by_stage, list(artifacts.values()))
 
 
-def skipped_statement(results: RunResults, benchmark: Measurement) -> Statement:
-    """Why a benchmark has no results."""
-    return Statement(None, f"Not run: {results.skipped.get(benchmark, 'not part of this run')}")
-
-
-def execution_statements(benchmark: BenchmarkResults) -> tuple[Statement, ...]:
+def _execution_statements(benchmark: BenchmarkResults) -> tuple[Statement, ...]:
     """The sandbox in which programs were executed, or why they were not."""
     executed = benchmark.executed.values()
     sandboxes = sorted(

@@ -17,21 +17,18 @@ from components.report.benchmark_results import (
     UNVERIFIED,
     BenchmarkResults,
     Result,
-    execution_statements,
+    benchmark_section,
     in_percent,
     interval_cell,
     outcome_tables,
     paper_cells,
     paper_values,
     protocol_summary,
-    read_results,
     score_cell,
-    skipped_statement,
 )
 from components.report.charts import LineChart, Point, Series
 from components.report.formatting import natural_order
-from components.report.page import Section, section
-from components.report.rejects import contamination_statement
+from components.report.page import Section
 from components.report.results import RunResults, stage_title
 from components.report.table import Cell, Column, Table, Value, group, sources_of, table
 
@@ -42,25 +39,19 @@ read it."""
 
 def humaneval_section(results: RunResults, store: Store) -> Section:
     """HumanEval, or why it was not run."""
-    benchmark = read_results(results, store, "humaneval")
-    contamination = contamination_statement(results, "humaneval")
-    lead = (
-        "Programs for 164 documented functions, executed against hidden tests. pass@k: probability "
-        "that at least one of k samples passes."
-    )
-    if not benchmark.by_stage:
-        reason = skipped_statement(results, "humaneval")
-        return section("humaneval", "HumanEval", lead, reason, contamination)
-    return section(
+    return benchmark_section(
+        results,
+        store,
         "humaneval",
         "HumanEval",
-        lead,
-        *execution_statements(benchmark),
-        _score_table(benchmark),
-        contamination,
-        _curves(benchmark),
-        *outcome_tables(benchmark),
-        _problem_table(benchmark),
+        "Programs for 164 documented functions, executed against hidden tests. pass@k: probability "
+        "that at least one of k samples passes.",
+        lambda benchmark: [
+            _score_table(benchmark),
+            _curves(benchmark),
+            *outcome_tables(benchmark),
+            _problem_table(benchmark),
+        ],
     )
 
 

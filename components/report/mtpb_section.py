@@ -17,21 +17,18 @@ from components.report.benchmark_results import (
     UNVERIFIED,
     BenchmarkResults,
     Result,
-    execution_statements,
+    benchmark_section,
     interval_cell,
     outcome_tables,
     paper_cells,
     paper_values,
     percent_cell,
     protocol_summary,
-    read_results,
     score_cell,
-    skipped_statement,
 )
 from components.report.charts import DotChart
 from components.report.formatting import natural_order, three_digits
-from components.report.page import Section, section
-from components.report.rejects import contamination_statement
+from components.report.page import Section
 from components.report.results import RunResults, stage_title
 from components.report.table import Cell, Column, Table, Value, group, stage_cell, table
 
@@ -43,28 +40,24 @@ Rates = Mapping[tuple[str, str], Mapping[str, float]]
 
 def mtpb_section(results: RunResults, store: Store) -> Section:
     """MTPB, or why it was not run."""
-    benchmark = read_results(results, store, "mtpb")
-    contamination = contamination_statement(results, "mtpb")
-    lead = (
-        "Programs that are written over several turns of a conversation, or in a single turn from "
-        "all prompts joined, and graded by the last value that they print."
-    )
-    if not benchmark.by_stage:
-        reason = skipped_statement(results, "mtpb")
-        return section("mtpb", "MTPB", lead, reason, contamination)
-    return section(
+    return benchmark_section(
+        results,
+        store,
         "mtpb",
         "MTPB",
-        lead,
-        *execution_statements(benchmark),
-        _rate_table(benchmark),
-        contamination,
-        _perplexity_table(benchmark),
-        *_by_difficulty(benchmark),
-        _group_table(benchmark, "category", "category", "Pass rate in percent by category"),
-        _group_table(benchmark, "num_turns", "turns", "Pass rate in percent by number of turns"),
-        *outcome_tables(benchmark),
-        _problem_table(benchmark),
+        "Programs that are written over several turns of a conversation, or in a single turn from "
+        "all prompts joined, and graded by the last value that they print.",
+        lambda benchmark: [
+            _rate_table(benchmark),
+            _perplexity_table(benchmark),
+            *_by_difficulty(benchmark),
+            _group_table(benchmark, "category", "category", "Pass rate in percent by category"),
+            _group_table(
+                benchmark, "num_turns", "turns", "Pass rate in percent by number of turns"
+            ),
+            *outcome_tables(benchmark),
+            _problem_table(benchmark),
+        ],
     )
 
 

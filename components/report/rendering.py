@@ -27,18 +27,26 @@ from components.report.samples_page import samples_page
 
 _PACKAGE = "components.report"
 _SPARKS = "\u2581\u2582\u2583\u2584\u2585\u2586\u2587\u2588"
+_WIDE = 10_000
+"""Columns; more than any table has (assumption)."""
 _PREVIEW_LINES = 12
 """Lines of a program in the terminal version; the HTML has all of it."""
 
 
 class _FoldedTable(TableElement):
-    """A table that wraps long words instead of cutting them, such as the label of an artifact."""
+    """A table that wraps long words instead of cutting them, such as the label of an artifact.
+
+    If it is wider than the page, its columns have no padding.
+    """
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for item in super().__rich_console__(console, options):
             if isinstance(item, Table):
                 for column in item.columns:
                     column.overflow = "fold"
+                width = item.__rich_measure__(console, options.update(width=_WIDE)).maximum
+                if width > options.max_width:
+                    item.padding = (0, 0)
             yield item
 
 

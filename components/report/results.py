@@ -95,10 +95,15 @@ class RunResults:
                 artifact for (name, _), artifact in self.evaluations.items() if name == stage
             ]
             for evaluation in evaluations:
+                # Two models may have the same samples, so a digest does not identify them.
                 graded = {
-                    parent.digest for parent in evaluation.parents if parent.kind == "samples"
+                    (parent.name, parent.digest)
+                    for parent in evaluation.parents
+                    if parent.kind == "samples"
                 }
-                yield from (samples for samples in self.samples if samples.digest in graded)
+                for samples in self.samples:
+                    if (samples.name, samples.digest) in graded:
+                        yield samples
                 yield evaluation
 
     def evaluations_of(self, measurement: str) -> dict[str, Artifact]:

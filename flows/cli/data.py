@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +36,13 @@ class PullSource(StrEnum):
     archives = "archives"
 
 
+class PresetName(StrEnum):
+    """The presets of `components.data.config`."""
+
+    starter = "starter"
+    tiny = "tiny"
+
+
 Root = Annotated[
     str, typer.Argument(help="Shared root: a folder or an fsspec URI, e.g. s3://bucket/prefix.")
 ]
@@ -54,14 +62,16 @@ def pull(
     execution: Execution,
     as_json: bool,
     *,
-    preset: Annotated[str, typer.Option(help="Preset: starter or tiny.")] = "starter",
+    preset: Annotated[
+        PresetName, typer.Option(help="Pinned archives to unpack.")
+    ] = PresetName.starter,
     source: Annotated[
         PullSource,
         typer.Option("--from", help="DVC remote, pinned archives, or the first that has the data."),
     ] = PullSource.auto,
 ) -> None:
     """Fill data/ with the raw corpora of a preset. Their md5 is written to data.dvc."""
-    recipe = load_recipe("starter", [f"data.preset={preset}"])
+    recipe = load_recipe("starter", [f"data.preset={preset.value}"])
     from flows.steps.prepare_corpora import pull_data
 
     result = pull_data(recipe, execution, source.value)
@@ -121,7 +131,7 @@ def status(execution: Execution, as_json: bool) -> None:
     if not is_unchanged:
         raise DataError(
             "data/ or the DVC cache differs from the version in data.dvc: "
-            f"{', '.join(changed) or 'files are missing'}",
+            f"{_name_some(changed) or 'files are missing'}",
             expected=f"the preset {pointer.preset}, md5 {pointer.md5}",
             fix="run `codegen data pull`, or `dvc add data` if the change is intended",
         )
@@ -144,10 +154,7 @@ def _remote_line(state: RemoteState | None, error: str | None) -> str:
         return "remote: not configured (`dvc remote add --default NAME URL`)"
     line = f"remote: {state.name} ({state.url})"
     if state.missing:
-        names = ", ".join(state.missing[:_MAX_NAMED])
-        num_more = len(state.missing) - _MAX_NAMED
-        more = f" and {num_more} more" if num_more > 0 else ""
-        line += f" lacks {names}{more}; run `codegen data push`"
+        line += f" lacks {_name_some(state.missing)}; run `codegen data push`"
     else:
         line += f" has all {state.num_objects} objects"
     if not state.verify:
@@ -156,6 +163,12 @@ def _remote_line(state: RemoteState | None, error: str | None) -> str:
             f"{state.name} verify true`"
         )
     return line
+
+
+def _name_some(paths: Sequence[str]) -> str:
+    names = ", ".join(paths[:_MAX_NAMED])
+    num_more = len(paths) - _MAX_NAMED
+    return f"{names} and {num_more} more" if num_more > 0 else names
 
 
 @data.command()

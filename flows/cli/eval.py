@@ -19,6 +19,7 @@ from flows.cli.options import (
     load_recipe,
     print_json,
     print_line,
+    print_sentences,
     print_table,
 )
 
@@ -26,7 +27,10 @@ if TYPE_CHECKING:
     from components.core.artifact import Artifact
 
 _MTPB_TEMPERATURE = "evaluation.mtpb.temperature"
-_NEEDS_FAST_NOTE = " (count as failures; the mode fast gives their verdict)"
+_NEEDS_FAST = "needs_fast_mode"
+_NEEDS_FAST_NOTE = (
+    "Programs that need the mode fast count as failures; that mode gives their verdict."
+)
 
 
 class _ModelFirst(TyperGroup):
@@ -212,9 +216,11 @@ def _print_metrics(title: str, statistics: dict[str, Any]) -> None:
         if low is not None and high is not None:
             interval = f"{100 * low:.2f} to {100 * high:.2f}"
         rows.append((name, formatted, interval))
-    for outcome, count in (statistics["outcomes"] or {}).items():
-        note = _NEEDS_FAST_NOTE if outcome == "needs_fast_mode" else ""
-        rows.append((outcome.replace("_", " "), f"{count:,}{note}", ""))
-    rows.append(("sandbox", f"{statistics['sandbox'] or 'none'} (mode {statistics['mode']})", ""))
+    outcomes = statistics["outcomes"] or {}
+    for outcome, count in outcomes.items():
+        rows.append((outcome.replace("_", " "), f"{count:,}", ""))
     rows.append(("protocol", str(statistics["protocol"])[:12], ""))
     print_table(["metric", "value", "95 % interval"], rows)
+    if outcomes.get(_NEEDS_FAST):
+        print_sentences(_NEEDS_FAST_NOTE)
+    print_sentences(f"sandbox: {statistics['sandbox'] or 'none'} (mode {statistics['mode']})")

@@ -127,6 +127,7 @@ class _LazyCommand(TyperCommand):
         command = cast(TyperGroup, typer.main.get_command(group)).commands[str(self.name)]
         for loaded in _walk_commands(command):
             loaded.params.extend(shared_options)
+            loaded.short_help = _first_sentence(loaded.help)  # A text that Typer does not cut.
         return command
 
 
@@ -156,6 +157,11 @@ class _CommandGroup(TyperGroup):
                 formatter.write_dl(
                     [(name.ljust(width), text) for name, (_, text) in section.items()]
                 )
+
+
+def _first_sentence(text: str) -> str:
+    first, _, rest = " ".join(text.split()).partition(". ")
+    return f"{first}." if rest else first
 
 
 def _walk_commands(command: Any) -> Iterator[Any]:

@@ -16,6 +16,8 @@ from rich.console import Console
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from components.core.artifact import Artifact
     from flows.settings.execution import Execution
     from flows.settings.recipes import Recipe
@@ -26,6 +28,8 @@ MAX_PORT = 65_535
 _COLUMN_GAP = 2
 _MIN_LAST_WIDTH = 32
 """The last column of a table is not made narrower (assumption: readable text)."""
+_UNLIMITED_WIDTH = 10_000
+"""Columns; more than any table has (assumption)."""
 NEGATIVE_RESULT = 3
 """Exit code of a command that succeeded with a negative result: the gate refused a model, or
 `doctor` found a missing requirement."""
@@ -249,6 +253,18 @@ def _named_tuples_to_dicts(value: Any) -> Any:
 def print_line(text: str) -> None:
     """Print a line as it is, without wrapping."""
     console.print(text, soft_wrap=True, markup=False)
+
+
+def print_sentences(text: str) -> None:
+    """Print sentences, wrapped at the width of the terminal."""
+    console.print(text, markup=False)
+
+
+def print_wide(table: Table) -> None:
+    """Print a table without cutting it, also if it is wider than the terminal."""
+    options = console.options.update(width=_UNLIMITED_WIDTH)
+    width = console.measure(table, options=options).maximum
+    Console(width=max(width, console.width), highlight=False).print(table)
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "") -> None:

@@ -25,6 +25,8 @@ from flows.cli.options import (
     load_recipe,
     print_json,
     print_line,
+    print_sentences,
+    print_wide,
     recipe_names,
 )
 
@@ -190,23 +192,23 @@ def print_plan(plan: Plan, recipe: Recipe, options: str, price: float | None) ->
     device = plan.device
 
     activations = "recomputed" if layout.activation_checkpoint_interval else "stored"
-    print_line(
+    print_sentences(
         f"{recipe.name}: {plan.num_parameters / 1e9:,.3f}B parameters on {layout.world_size:,} x "
         f"{device.title}, {layout.precision}, micro-batch {layout.micro_batch}, "
         f"activations {activations}, offload {layout.offload}\n"
     )
     table, unit = _memory_table(plan)
-    print_line(
+    print_sentences(
         f"Peak memory per device in {unit}; {_size(device.usable_bytes)} of "
         f"{_size(device.memory_bytes)} usable, {RESERVED_SHARE:.0%} reserved"
     )
-    console.print(table)
-    print_line(
+    print_wide(table)
+    print_sentences(
         "Each row is the phase with the highest memory. No activations are stored in the reduction "
         "of gradients and in the step of the optimizer."
     )
     console.print()
-    console.print(_stage_table(plan))
+    print_wide(_stage_table(plan))
     console.print()
     recomputation = ""
     if layout.activation_checkpoint_interval:
@@ -215,7 +217,7 @@ def print_plan(plan: Plan, recipe: Recipe, options: str, price: float | None) ->
     cost_note = "Costs: add --price, the price per GPU-hour."
     if price is not None:
         cost_note = f"Costs are in the currency of --price, {price:g} per GPU-hour."
-    print_line(
+    print_sentences(
         f"Hours at {plan.mfu:.0%} of {device.peak_flops[layout.precision] / 1e12:,.4g} TFLOP/s "
         f"({plan.mfu_source}){recomputation}. {cost_note}\n"
         f"Disk for checkpoints: {_size(plan.checkpoints_bytes)} during a stage, "
@@ -223,7 +225,7 @@ def print_plan(plan: Plan, recipe: Recipe, options: str, price: float | None) ->
         f"{num_stages} stage{'s' if num_stages > 1 else ''}."
     )
     if host_bytes := plan.best.memory.host_bytes:
-        print_line(
+        print_sentences(
             f"Offloading needs {_size(host_bytes)} of host memory per device, which is not "
             "checked, and time, which the hours do not include."
         )

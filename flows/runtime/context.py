@@ -22,6 +22,7 @@ from prefect.task_engine import TaskRunTimeoutError
 from prefect.tasks import exponential_backoff
 from pydantic import JsonValue
 from rich.console import Console
+from rich.markup import escape
 
 from components.core.artifact import Artifact, Kind, recipe_hash
 from components.core.config import Config
@@ -45,6 +46,9 @@ seconds or not at all."""
 
 _KINDS_SHOWN_IN_CHARTS = ("checkpoint", "evaluation")
 """Artifact kinds whose MLflow runs are compared in charts."""
+
+_warnings: set[str] = set()
+"""Printed by this process."""
 
 TrackedBuild = Callable[[Path, "TrackedRun"], Mapping[str, JsonValue]]
 """Fills a folder, may log to its MLflow run, and returns the statistics of the artifact."""
@@ -162,13 +166,20 @@ class FlowContext:
         return results[-1]
 
     def print_step(self, title: str, result: str, artifact: Artifact | None = None) -> None:
-        """Print a line for a finished step."""
-        label = f"[dim]{artifact.label}  {artifact.digest[:12]}[/dim]" if artifact else ""
-        self.console.print(f"[green]✓[/green] {title:<34} {result:>9}  {label}", soft_wrap=True)
+        """Print a line for a finished step; a second line if the terminal is too narrow."""
+        text = f"✓ {title:<34} {result:>9}"
+        line = escape(text).replace("✓", "[green]✓[/green]", 1)
+        if artifact:
+            label = f"{artifact.label}  {artifact.digest[:12]}"
+            is_narrow = len(f"{text}  {label}") > self.console.width
+            line += ("\n    " if is_narrow else "  ") + f"[dim]{label}[/dim]"
+        self.console.print(line, soft_wrap=True)
 
     def warn(self, message: str) -> None:
-        """Print a warning; `message` is Rich markup."""
-        self.console.print(f"[yellow]![/yellow] {message}", soft_wrap=True)
+        """Print a warning once per process: several flows of a run may find the same problem."""
+        if message not in _warnings:
+            _warnings.add(message)
+            self.console.print(f"[yellow]![/yellow] {escape(message)}", soft_wrap=True)
 
 
 @contextmanager

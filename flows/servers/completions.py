@@ -241,7 +241,7 @@ class _Queue:
         while not task.done():
             is_late = time.monotonic() > deadline
             if is_late or await is_disconnected():
-                is_cancelled.set()  # The thread ends with its next completion.
+                is_cancelled.set()  # The thread ends before its next token.
                 task.add_done_callback(_ignore_result)
                 reason = f"no completion within {self._limits.timeout_s:.0f} s"
                 raise HTTPException(504, reason if is_late else "the client has left")

@@ -16,11 +16,11 @@ import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any, NamedTuple
 
 from components.core.errors import ConfigError
-from components.core.files import wrap_disk_full
+from components.core.files import write_atomic
+from components.core.locks import exclusive_lock
 
 FILE = "servers.env"
 """In the workspace."""
@@ -81,20 +81,13 @@ def read_or_create(workspace: Path) -> Credentials:
     """
     with suppress(FileNotFoundError):
         return read(workspace)
-    credentials = generate()
-    text = _TEMPLATE.format(user=credentials.user, password=credentials.password)
-    # A temporary file has mode 0600. The link fails if the name exists, and gives it to a complete
-    # file only, so another process that starts servers never reads a part of it.
-    with (
-        wrap_disk_full(f"writing {FILE}"),
-        NamedTemporaryFile("w", encoding="utf-8", dir=workspace, prefix=f".{FILE}.") as file,
-    ):
-        file.write(text)
-        file.flush()
-        try:
-            os.link(file.name, workspace / FILE)
-        except FileExistsError:
+    # Another process may start servers at the same time.
+    with exclusive_lock(workspace / f"{FILE}.lock", "create the credentials of the servers"):
+        with suppress(FileNotFoundError):
             return read(workspace)
+        credentials = generate()
+        text = _TEMPLATE.format(user=credentials.user, password=credentials.password)
+        write_atomic(workspace / FILE, text, _MODE)
     return credentials
 
 

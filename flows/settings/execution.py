@@ -14,6 +14,7 @@ from components.core.config import Config
 from components.core.errors import ConfigError
 from components.core.files import read_json, require_disk_space, wrap_disk_full
 from components.core.network import PublicUri, bypass_proxies_for_loopback, redact_credentials
+from components.core.paths import create_private_folder
 from components.core.processes import is_running
 from components.core.sqlite import sqlite_url
 from components.core.store import Store
@@ -188,8 +189,8 @@ def setup_environment(execution: Execution, *, runs: bool = True) -> None:
             which gets a secret.
 
     Raises:
-        ConfigError: the project does not exist, the workspace cannot be created, or the credentials
-            of its servers are unsafe.
+        ConfigError: the project does not exist, the workspace cannot be created, its caches are
+            open to other users, or the credentials of its servers are unsafe.
         DiskFullError: the disk is full.
     """
     if not execution.project_path.is_dir():
@@ -207,6 +208,12 @@ def setup_environment(execution: Execution, *, runs: bool = True) -> None:
     _quiet_loggers()
     _make_folder(execution.workspace_path)  # Prefect creates its folder, but no parents.
     _make_folder(Path(os.environ["PREFECT_HOME"]), mode=_PRIVATE_MODE)
+    create_private_folder(
+        execution.workspace_path / "cache",
+        "caches, some of which contain code",
+        "correct its owner and its mode, or set CODEGEN_WORKSPACE to a folder of your own",
+        others_may_read=True,
+    )
     sign_in(
         execution.workspace_path,
         running_servers(execution),

@@ -23,7 +23,6 @@ from prefect.input import RunInput
 from prefect.runtime import flow_run
 from prefect.utilities.urls import url_for
 from pydantic import Field
-from rich import markup
 
 from components.core.errors import ConfigError
 from components.core.markdown import code, escape_inline, escaped_table
@@ -193,7 +192,7 @@ def _report_standing_refusal(context: FlowContext, refusal: Promotion) -> None:
     status = f"refused on {refusal.decided_at} by {refusal.decided_by}; nothing has changed since"
     fix = "To approve it nevertheless, run:"
     command = f"codegen models promote {label} -r {recipe}"
-    context.warn(markup.escape(f"{label} was {status}. {fix} {command}"))
+    context.warn(f"{label} was {status}. {fix} {command}")
     text = (
         f"{comparison_markdown(refusal)}\n\n"
         f"This version was {escape_inline(status)}. {fix} {code(command)}\n"
@@ -214,7 +213,7 @@ def _wait_for_approval(context: FlowContext, proposal: Promotion, rollback_note:
     _publish_comparison(proposal)
     url = url_for("flow-run", run_id) or "open this flow run in the Prefect UI (`codegen ui`)"
     label = f"{proposal.model}/{proposal.version}"
-    context.warn(f"{label} waits up to {timeout_s / 3600:g} h for approval: {markup.escape(url)}")
+    context.warn(f"{label} waits up to {timeout_s / 3600:g} h for approval: {url}")
     warning = f"**This version was {escape_inline(rollback_note)}**\n\n" if rollback_note else ""
     form = ApprovalForm.with_initial_data(description=warning + comparison_markdown(proposal))
     champion = proposal.champion_before

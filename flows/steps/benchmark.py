@@ -21,7 +21,7 @@ from components.core.fingerprint import fingerprint
 from flows.runtime.context import FlowContext
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
-from flows.steps.corpora import corpus_uri
+from flows.steps.corpora import MTPB_IS_SKIPPED, corpus_uri
 
 if TYPE_CHECKING:  # Imports torch and MLflow.
     from components.evaluation.benchmarks.mtpb import MtpbFile
@@ -90,7 +90,7 @@ def find_mtpb_file(context: FlowContext) -> MtpbFile:
     """Find or download the MTPB file in a task; warn if MTPB is skipped."""
     mtpb = context.task("find MTPB", lambda _: context.execution.find_mtpb())
     if not mtpb.path:
-        context.warn(f"MTPB is skipped: {mtpb.missing}")
+        context.warn(f"{MTPB_IS_SKIPPED}: {mtpb.missing}")
     return mtpb
 
 

@@ -16,6 +16,7 @@ from components.core.config import Config
 from components.core.errors import ArtifactError, DataError
 from components.core.files import read_json
 from components.core.fingerprint import fingerprint
+from components.core.network import require_public_uri
 from components.core.remote_errors import wrap_remote_errors
 from components.core.store import Store
 from components.core.store_sync import CopyResult, copy_with_lineage
@@ -26,6 +27,10 @@ from flows.settings.recipes import Recipe
 if TYPE_CHECKING:  # Imports numpy.
     from components.data.archives.pins import Pins
     from components.data.filters.decontamination import BenchmarkText
+
+
+MTPB_IS_SKIPPED = "MTPB is skipped, and corpora are not decontaminated for it"
+"""The same text in all flows, so that a run prints the warning once."""
 
 
 class ArtifactSpec(NamedTuple):
@@ -253,6 +258,7 @@ def pull_prepared(
 
 
 def _open_shared_store(execution: Execution, root: str) -> Store:
+    require_public_uri(root)
     scratch = execution.workspace_path / "store" if "://" in root else None
     with wrap_remote_errors("opening it", root):
         return Store(root, scratch=scratch)

@@ -19,6 +19,7 @@ from flows.runtime.context import FlowContext
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 from flows.steps.corpora import (
+    MTPB_IS_SKIPPED,
     RecipeCorpora,
     check_preset,
     load_archive_pins,
@@ -134,7 +135,7 @@ def load_benchmarks(context: FlowContext) -> list[BenchmarkText]:
         "load benchmarks", lambda _: load_benchmark_texts(context.recipe, context.execution)
     )
     if benchmarks.missing:
-        context.warn(f"corpora are not decontaminated for MTPB: {benchmarks.missing}")
+        context.warn(f"{MTPB_IS_SKIPPED}: {benchmarks.missing}")
     return benchmarks.texts
 
 

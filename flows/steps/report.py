@@ -5,8 +5,10 @@ Prefect artifacts and the report use the same sections of `components.report`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from components.core.artifact import Artifact
@@ -21,6 +23,10 @@ if TYPE_CHECKING:  # Imports more than the definition of a flow needs.
     from components.report.corpus import Rule
     from components.report.page import Section
     from components.report.results import Measurement, RegisteredVersion, RunResults
+
+
+_MAX_TEXT_WIDTH = 120
+"""Columns of the text report. Longer lines are hard to read (assumption)."""
 
 
 class ReportPaths(NamedTuple):
@@ -143,9 +149,10 @@ def write_report(context: FlowContext, results: RunResults) -> ReportPaths:
 
     results = _with_samples_and_reuse(results, context.store)
     folder = context.execution.workspace_path
-    renderers = {
+    width = min(context.console.width, _MAX_TEXT_WIDTH)  # 80 without a terminal.
+    renderers: dict[Path, Callable[[RunResults, Store], str]] = {
         folder / "report.html": render_html,
-        folder / "report.txt": render_text,
+        folder / "report.txt": partial(render_text, width=width),
         folder / SAMPLES_PAGE: render_samples,
     }
     for path, render in renderers.items():

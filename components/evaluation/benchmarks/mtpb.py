@@ -119,7 +119,7 @@ def find_mtpb(path: str | Path | None, cache: Path) -> MtpbFile:
         raise EvaluationError(
             f"{path} does not exist",
             expected="MTPB's mtpb.jsonl",
-            fix="correct or unset CODEGEN_MTPB",
+            fix="correct or unset CODEGEN_MTPB or mtpb_path",
         )
     if not file.is_file():
         try:
@@ -129,7 +129,9 @@ def find_mtpb(path: str | Path | None, cache: Path) -> MtpbFile:
         except EvaluationError as error:
             return _missing(error.got)
         except (OSError, http.client.HTTPException) as error:
-            return _missing(f"the MTPB file cannot be downloaded ({error})")
+            reason = getattr(error, "reason", error)  # Of a URLError.
+            reason = getattr(reason, "strerror", None) or reason
+            return _missing(f"the MTPB file cannot be downloaded ({reason})")
         write_atomic(file, content)
     read_pinned(file, MTPB_SHA256)
     return MtpbFile(file)

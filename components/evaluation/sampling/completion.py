@@ -68,7 +68,7 @@ def complete(
         sampler: the sampler of the model.
         prompt: the text to complete.
         params: sampling parameters.
-        is_cancelled: called after each completion; once true, the others are dropped.
+        is_cancelled: called before each token; once true, unfinished completions are dropped.
 
     Raises:
         ConfigError: the prompt is empty or invalid text, or the context has no space for a token of
@@ -86,15 +86,11 @@ def complete(
         temperature=params.temperature,
         top_p=params.top_p,
         should_stop=is_complete if params.truncated else None,  # Other processes may call it.
+        is_cancelled=is_cancelled,
     )
-    finished = []
-    for completion in completions:
-        finished.append(completion)
-        if is_cancelled():
-            break
     return [
         _cut(completion.text, completion.num_tokens, completion.is_finished, params)
-        for completion in sorted(finished, key=lambda completion: int(completion.key))
+        for completion in sorted(completions, key=lambda completion: int(completion.key))
     ]
 
 

@@ -84,6 +84,7 @@ class SamplerProtocol(Protocol):
         temperature: float,
         top_p: float,
         should_stop: Callable[[str], bool] | None,
+        is_cancelled: Callable[[], bool] = ...,
     ) -> Iterator[TextCompletion[Any]]: ...
 
 
@@ -133,6 +134,7 @@ class Sampler(AbstractContextManager["Sampler"]):
         temperature: float,
         top_p: float,
         should_stop: Callable[[str], bool] | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[TextCompletion[Key]]:
         """Generate completions for all requests, also for those that are appended meanwhile.
 
@@ -145,6 +147,8 @@ class Sampler(AbstractContextManager["Sampler"]):
             top_p: probability mass of the nucleus, in (0, 1].
             should_stop: whether a text needs no further tokens. Called every few tokens, so a
                 completion may be longer than the first text for which it is true.
+            is_cancelled: called before each token; once true, generation ends without the other
+                completions.
 
         Raises:
             ConfigError: a prompt is empty, or a number is out of range.
@@ -172,6 +176,7 @@ class Sampler(AbstractContextManager["Sampler"]):
             max_new_tokens=max_new_tokens,
             cache_bytes=self._cache_bytes(),
             decode_mode=self._decode_mode,
+            is_cancelled=is_cancelled,
         )
         for completion in completions:
             yield self._decode_completion(completion)

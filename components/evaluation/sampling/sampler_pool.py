@@ -2,7 +2,8 @@
 
 A sample depends on its own seed only, so any process may generate it. Requests wait in a shared
 queue, those of a prompt together, and a process with free slots takes the next. If a process dies,
-generation ends with an error.
+generation ends with an error. If a call is cancelled or closed, its samples end before their next
+token.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ Key = TypeVar("Key", bound=Hashable)
 SMALL_PARAMETERS = 50_000_000
 """A model below this size gets a process per core: threads of a process would mostly wait for
 each other."""
-_POLL_INTERVAL_S = 1.0
+_POLL_INTERVAL_S = 0.2
+"""A process may have died or the call may have been cancelled (assumption: soon enough)."""
 _QUEUE_TIMEOUT_S = 0.001
 """A filled queue may take a moment to return an item."""
 _JOIN_TIMEOUT_S = 10.0
@@ -124,6 +126,7 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
         self._tasks: Any = context.Queue()
         self._results: Any = context.Queue()
         self._tasks.cancel_join_thread()  # unread tasks must not delay the exit of this process
+        self._last_ended: Any = context.Value("q", -1, lock=False)  # Number of a batch.
         self._batch_numbers = itertools.count()
         self._request_numbers = itertools.count()
         num_threads = max(1, torch.get_num_threads() // len(devices))
@@ -132,7 +135,7 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
         self._processes = [
             context.Process(
                 target=_run_process,
-                args=(checkpoint, device, limits, self._tasks, self._results),
+                args=(checkpoint, device, limits, self._tasks, self._results, self._last_ended),
                 daemon=True,
             )
             for device in devices
@@ -154,6 +157,7 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
         temperature: float,
         top_p: float,
         should_stop: Callable[[str], bool] | None = None,
+        is_cancelled: Callable[[], bool] = lambda: False,
     ) -> Iterator[TextCompletion[Key]]:
         """Generate completions; see `Sampler.generate`.
 
@@ -183,15 +187,18 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
                     numbered.append(TextRequest(number, *request[1:]))
                 self._tasks.put((batch, numbered))
 
-        submit_all()
-        while open_keys:
-            completion = self._next_completion()
-            if completion.key in open_keys:  # else it belongs to a closed call
-                yield TextCompletion(open_keys.pop(completion.key), *completion[1:])
-                submit_all()
+        try:
+            submit_all()
+            while open_keys and (completion := self._next_completion(is_cancelled)):
+                if completion.key in open_keys:  # else it belongs to a closed call
+                    yield TextCompletion(open_keys.pop(completion.key), *completion[1:])
+                    submit_all()
+        finally:
+            self._last_ended.value = batch.number
 
-    def _next_completion(self) -> TextCompletion[int]:
-        while True:
+    def _next_completion(self, is_cancelled: Callable[[], bool]) -> TextCompletion[int] | None:
+        """Wait for a completion; return None if the call is cancelled."""
+        while not is_cancelled():
             with suppress(queue.Empty):
                 result: TextCompletion[int] | _Failure = self._results.get(timeout=_POLL_INTERVAL_S)
                 if isinstance(result, _Failure):
@@ -213,10 +220,11 @@ class SamplerPool(AbstractContextManager["SamplerPool"]):
                     fix="free memory or use fewer processes, then run the same command again to "
                     "resume",
                 )
+        return None
 
 
 def _run_process(
-    checkpoint: Path, device: str, limits: _WorkerLimits, tasks: Any, results: Any
+    checkpoint: Path, device: str, limits: _WorkerLimits, tasks: Any, results: Any, last_ended: Any
 ) -> None:
     """Main function of a process: take tasks and generate completions."""
     threading.Thread(target=_exit_with_parent, daemon=True).start()
@@ -225,7 +233,7 @@ def _run_process(
         sampler = Sampler(checkpoint, device, limits.cache_share, limits.decode_mode)
         task: _Task | None = None
         while True:
-            task = _run_batch(sampler, task or tasks.get(), tasks, results)
+            task = _run_batch(sampler, task or tasks.get(), tasks, results, last_ended)
     except CodegenError as error:
         results.put(_Failure(str(error)))
     except BaseException:
@@ -240,8 +248,11 @@ def _exit_with_parent() -> None:
         os._exit(1)
 
 
-def _run_batch(sampler: Sampler, task: _Task, tasks: Any, results: Any) -> _Task | None:
-    """Generate the completions of a task, and of more tasks of its batch while slots are free.
+def _run_batch(
+    sampler: Sampler, task: _Task, tasks: Any, results: Any, last_ended: Any
+) -> _Task | None:
+    """Generate the completions of a task, and of more tasks of its batch while slots are free; end
+    early if the batch has ended.
 
     Returns:
         A task of the next batch if it was taken: its settings differ, so it waits until this batch
@@ -263,7 +274,10 @@ def _run_batch(sampler: Sampler, task: _Task, tasks: Any, results: Any) -> _Task
                 num_open += len(other[1])
 
     take_tasks()
-    for completion in sampler.generate(requests, **batch.settings):
+    completions = sampler.generate(
+        requests, **batch.settings, is_cancelled=lambda: last_ended.value >= batch.number
+    )
+    for completion in completions:
         results.put(completion)
         num_open -= 1
         take_tasks()

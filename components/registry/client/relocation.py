@@ -6,7 +6,11 @@ workspace was moved or copied: every text of the database that contains the path
 workspace gets the path of the new one. So a copy never writes into the original. The manifests of
 the store need no update.
 
-Limits: a database outside the workspace, or on a server, is not updated.
+Several workspaces may share a database outside of them. Its experiments move with a workspace if
+their folder is gone and the workspace has files of their runs.
+
+Limits: only SQLite databases are updated. A copy of a workspace with a database outside of it
+shares the experiments of the original, whose files stay where they are.
 """
 
 from __future__ import annotations
@@ -31,8 +35,6 @@ def relocate(database: Path, artifacts: Path) -> None:
         database: the database, with MLflow's current schema.
         artifacts: the folder of the workspace for files of runs.
     """
-    if database.parent != artifacts.parent:
-        return
     with closing(sqlite3.connect(database, timeout=BUSY_TIMEOUT_S)) as connection:
         for old_artifacts in _other_locations(connection, database, artifacts):
             old, new = old_artifacts.parents[1], artifacts.parents[1]
@@ -50,11 +52,16 @@ def _other_locations(
         rows = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
     except sqlite3.OperationalError:  # MLflow has not created the tables yet.
         return
+    is_outside = database.parent != artifacts.parent
     for (location,) in rows:
         url = urlsplit(location or "")
         folder = Path(unquote(url.path))
         is_workspace = url.scheme == "file" and folder.parts[-2:] == artifacts.parts[-2:]
         if not is_workspace or folder == artifacts:
+            continue
+        if is_outside:
+            if not folder.exists() and _has_files_of(connection, location, artifacts):
+                yield folder
             continue
         # The same folder under two paths needs no update. If the old folder has no database, two
         # workspaces may use this database on purpose.
@@ -62,6 +69,16 @@ def _other_locations(
         is_copy = old_database.exists() and not old_database.samefile(database)
         if is_copy or not folder.exists():
             yield folder
+
+
+def _has_files_of(connection: sqlite3.Connection, location: str, artifacts: Path) -> bool:
+    """Return whether a folder has files of a run of the experiments at a location."""
+    run_ids = connection.execute(
+        "SELECT run_uuid FROM runs JOIN experiments USING (experiment_id) "
+        "WHERE artifact_location = ?",
+        (location,),
+    )
+    return any((artifacts / run_id).exists() for (run_id,) in run_ids)
 
 
 def _replace_paths(connection: sqlite3.Connection, old: Path, new: Path) -> None:

@@ -14,7 +14,7 @@ from fixtures.tmpfs import limited_disk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from components.core.errors import DiskFullError
+from components.core.errors import ConfigError, DiskFullError
 from components.dataset.block_cache import Block, BlockCache
 
 
@@ -50,9 +50,9 @@ class Reader:
         path.write_bytes(content(block))
 
 
-def disk_bytes(folder: Path) -> int:
-    """Bytes of everything in the folder, temporary files included."""
-    return sum(path.stat().st_size for path in folder.rglob("*"))
+def disk_bytes(cache: Path) -> int:
+    """Bytes of all blocks of a cache, temporary files included."""
+    return sum(path.stat().st_size for path in (cache / "blocks").iterdir())
 
 
 def test_cached_blocks_are_not_fetched_again_and_the_least_recently_used_is_evicted(
@@ -141,7 +141,7 @@ def test_a_removed_folder_is_filled_again_and_its_bytes_stop_counting(
     assert reader.read("b", "c") == ["b", "c"]
     assert reader.read("a", "b", "c") == [], "all three fit again"
     shutil.rmtree(folder.parent)
-    assert reader.read("a") == ["a"], "the lock and the size file were removed too"
+    assert reader.read("a") == ["a"]
 
 
 def test_a_file_removed_between_fetch_and_use_is_fetched_again(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_file_removed_between_fetch_and_use_is_fetched_again(tmp_path: Path) -
 
     def use(block: Block, _: int) -> None:
         used.append(block.name)
-        (folder / "b").unlink(missing_ok=True)
+        (folder / "blocks" / "b").unlink(missing_ok=True)
 
     BlockCache(folder, 30).read([Block("a", 10), Block("b", 10)], fetch, use)
     assert sorted(fetched) == ["a", "b", "b"]
@@ -167,20 +167,20 @@ def test_a_file_removed_between_fetch_and_use_is_fetched_again(tmp_path: Path) -
 def test_a_file_of_the_wrong_size_is_fetched_again(tmp_path: Path, damage: bytes) -> None:
     reader = Reader(tmp_path / "cache", 30)
     reader.read("a")
-    (tmp_path / "cache" / "a").write_bytes(damage)
+    (tmp_path / "cache" / "blocks" / "a").write_bytes(damage)
     assert reader.read("a") == ["a"]
 
 
 def test_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     Reader(folder, 30).read("a", "b")
-    (folder / ".c.abcdefgh.writing").write_bytes(bytes(10))
-    (tmp_path / "cache.used").write_text("30")  # Reserved before the kill.
+    (folder / "blocks" / ".c.abcdefgh.writing").write_bytes(bytes(10))
+    (folder / "used").write_text("30")  # Reserved before the kill.
     reader = Reader(folder, 30)
     assert reader.read("c") == ["c"]
     assert reader.read("a", "b") == []
     assert disk_bytes(folder) == 30
-    (tmp_path / "cache.used").write_text("")
+    (folder / "used").write_text("")
     reader.read("d")
     assert disk_bytes(folder) <= 30, "an unreadable size file is recounted"
 
@@ -223,7 +223,7 @@ def test_threads_that_evict_each_others_blocks_still_read_everything(tmp_path: P
         reader = Reader(folder, 20)
         for _ in range(3):
             reader.read(*names)
-            with FileLock(f"{folder}.lock"):
+            with FileLock(folder / "lock"):
                 assert disk_bytes(folder) <= 20
 
     with ThreadPoolExecutor(4) as pool:
@@ -237,4 +237,29 @@ def test_a_full_disk_is_an_error(tmp_path: Path) -> None:
         with pytest.raises(DiskFullError, match="the disk filled up"):
             reader.read("b", size_bytes=10**5)
         assert reader.read("a") == [], "cached blocks can still be read"
-        assert sorted(path.name for path in (disk / "cache").iterdir()) == ["a"]
+        assert sorted(path.name for path in (disk / "cache" / "blocks").iterdir()) == ["a"]
+
+
+def test_other_users_cannot_write_to_the_folder(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        Reader(tmp_path / "cache", 30).read("a")
+    finally:
+        os.umask(umask)
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    (tmp_path / "cache").chmod(0o755)
+    assert Reader(tmp_path / "cache", 30).read("a") == []
+    for mode in (0o775, 0o1777):
+        (tmp_path / "cache").chmod(mode)
+        with pytest.raises(ConfigError, match=rf"is open to other users \(mode {mode:o}\)"):
+            Reader(tmp_path / "cache", 30)
+
+
+def test_a_link_is_not_followed_and_foreign_files_are_not_evicted(tmp_path: Path) -> None:
+    (tmp_path / "home").mkdir(0o700)
+    (tmp_path / "home" / "thesis.txt").write_text("text" * 100)
+    (tmp_path / "cache").symlink_to(tmp_path / "home")
+    with pytest.raises(ConfigError, match="is not a folder"):
+        Reader(tmp_path / "cache", 30)
+    Reader(tmp_path / "home", 30).read(*"abcdef")
+    assert (tmp_path / "home" / "thesis.txt").exists()

@@ -73,7 +73,7 @@ def cache(
 
 
 def cached_sizes(folder: Path) -> list[int]:
-    return sorted(path.stat().st_size for path in (folder / "cache").iterdir())
+    return sorted(path.stat().st_size for path in (folder / "cache" / "blocks").iterdir())
 
 
 def expected(indices: list[int]) -> list[list[int]]:
@@ -155,7 +155,10 @@ def test_streamed_batches_equal_mapped_batches_within_the_bound(
         batch = streamed.batch(streamed.shuffled_indices(seed, start, 7))
         assert np.array_equal(batch, mapped.batch(mapped.shuffled_indices(seed, start, 7)))
         assert batch.dtype == np.uint16
-        assert sum(path.stat().st_size for path in (folder / "cache").rglob("*")) <= cache_bytes
+        assert (
+            sum(path.stat().st_size for path in (folder / "cache" / "blocks").iterdir())
+            <= cache_bytes
+        )
 
 
 def test_a_removed_cache_is_filled_again(memory: str, tmp_path: Path) -> None:
@@ -196,8 +199,8 @@ for step in range(12):
     indices = split.shuffled_indices(7, step * 8, 8)[rank::2]
     expected = [list(range(index * 8, index * 8 + 8)) for index in indices.tolist()]
     assert split.batch(indices).tolist() == expected
-    with FileLock(streaming.cache_folder + ".lock"):
-        files = Path(streaming.cache_folder).iterdir()
+    with FileLock(f"{streaming.cache_folder}/lock"):
+        files = Path(streaming.cache_folder, "blocks").iterdir()
         largest = max(largest, sum(path.stat().st_size for path in files))
 print(largest)
 """

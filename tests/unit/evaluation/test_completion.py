@@ -49,6 +49,12 @@ def test_the_rules_of_the_benchmarks_can_be_disabled(tmp_path: Path) -> None:
     assert short.is_finished
 
 
+def test_a_cancelled_call_returns_the_finished_completions_only(sampler: Sampler) -> None:
+    answers = iter([False, False, True])
+    assert complete(sampler, "def add(a", GREEDY, lambda: next(answers)) == []
+    assert not list(answers)
+
+
 def test_the_nth_completion_depends_on_seed_plus_n_only(sampler: Sampler) -> None:
     params = CompletionParams(
         num_samples=3, temperature=2.0, top_p=1.0, seed=5, max_new_tokens=8, truncated=False

@@ -99,6 +99,27 @@ def test_a_call_has_its_own_settings_after_a_closed_call(
     } == expected
 
 
+def test_a_cancelled_call_ends_its_samples(checkpoint: Path, pool: SamplerPool) -> None:
+    """The samples of the first call would take longer than the time limit of tests."""
+    many = deque(TextRequest(number, "x", number, 48) for number in range(100_000))
+    expected = {
+        completion.key: completion
+        for completion in Sampler(checkpoint).generate(requests(), **SETTINGS)
+    }
+    answers = iter([False, True])
+    cancelled = pool.generate(
+        many,
+        max_new_tokens=48,
+        temperature=1.0,
+        top_p=1.0,
+        is_cancelled=lambda: next(answers, True),
+    )
+    assert len(list(cancelled)) <= 1
+    assert {
+        completion.key: completion for completion in pool.generate(requests(), **SETTINGS)
+    } == expected
+
+
 def test_calls_in_quick_succession_do_not_mix(checkpoint: Path, pool: SamplerPool) -> None:
     """A process may not have noticed yet that the previous call ended."""
     sampler = Sampler(checkpoint)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from typing import Any, get_args
@@ -12,8 +13,10 @@ import typer
 from typer.testing import CliRunner
 
 from components.core.artifact import Kind
+from components.data.config import Preset
 from components.training.planning.devices import DEVICES
 from flows.cli import options
+from flows.cli.data import PresetName
 from flows.cli.main import COMMANDS, app
 from flows.settings.recipes import RECIPES, recipe
 
@@ -57,11 +60,23 @@ def modules_imported_by(script: str) -> set[str]:
     return set(result.stdout.splitlines()[-1].split())
 
 
-def test_help_of_data_is_complete_at_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+def without_spaces(text: str) -> str:
+    return "".join(text.split())
+
+
+@pytest.mark.parametrize("name", ENTRIES)
+def test_every_help_is_complete_at_80_columns(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    output = CliRunner().invoke(app, ["data", "--help"]).output
-    assert "status         Compare data/ with data.dvc, git and the DVC remote." in output
-    assert "..." not in output.partition("Commands:")[2]
+    commands = [([name], load(name))]
+    while commands:
+        path, command = commands.pop()
+        output = CliRunner().invoke(app, [*path, "--help"]).output
+        assert max(map(len, output.splitlines())) <= 80
+        subcommands = getattr(command, "commands", {})
+        commands += [([*path, child], subcommands[child]) for child in subcommands]
+        sentences = [re.split(r"(?<=\.)\s", child.help)[0] for child in subcommands.values()]
+        for text in [command.help, *sentences, *(option.help for option in command.params)]:
+            assert without_spaces(text) in without_spaces(output)
 
 
 @pytest.mark.parametrize("name", ENTRIES)
@@ -88,6 +103,7 @@ def test_completion_proposes_all_valid_names() -> None:
     assert tuple(options.stage_names()) == tuple(type(recipe("tiny").training.stages).model_fields)
     assert tuple(options.device_names()) == tuple(DEVICES)
     assert tuple(options.artifact_kinds()) == get_args(Kind)
+    assert tuple(PresetName) == get_args(Preset)
 
 
 def test_help_imports_no_command() -> None:

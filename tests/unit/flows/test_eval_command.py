@@ -1,7 +1,8 @@
-"""`codegen eval` with invalid options: an error before anything is read."""
+"""`codegen eval`: errors before anything is read, and printed scores."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,3 +53,23 @@ def test_n_is_the_short_form_of_num_samples() -> None:
         assert result.exit_code == 2
         result = CliRunner().invoke(app, ["eval", "a model", option, "3", "-r", "absent"])
         assert "'absent'" in str(result.exception)
+
+
+def test_the_scores_of_samples_fit_the_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "80")
+    problem = {"task_id": "a/1", "prompt": "def f():\n", "entry_point": "f"}
+    test = "def check(candidate):\n    assert candidate() == 1\n"
+    Path("problems.jsonl").write_text(json.dumps({**problem, "test": test}) + "\n")
+    sample = {"task_id": "a/1", "completion": "    return 1\n"}
+    Path("samples.jsonl").write_text(json.dumps(sample) + "\n")
+    result = CliRunner().invoke(
+        app, ["eval", "score", "samples.jsonl", "--problems", "problems.jsonl"]
+    )
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert ["passed", "1"] in [line.split() for line in lines]
+    assert "mode split" in " ".join(result.stdout.split())
+    assert max(map(len, lines)) <= 80

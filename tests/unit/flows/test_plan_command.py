@@ -24,7 +24,7 @@ def run_plan(*arguments: str) -> str:
 
 
 def memory_rows(text: str) -> list[list[str]]:
-    return [line.split() for line in text.splitlines() if re.match(r"[0-3] ", line)]
+    return [line.split() for line in text.splitlines() if re.match(r"[0-3] +[\d,]+\.", line)]
 
 
 def test_a_plan_of_16b_on_64_gpus_has_the_expected_numbers() -> None:
@@ -43,9 +43,23 @@ def test_a_plan_of_16b_on_64_gpus_has_the_expected_numbers() -> None:
     assert total
     hours, cost = (float(number.replace(",", "")) for number in total.groups())
     assert cost == pytest.approx(hours * 64 * 2.5, rel=1e-4)
-    assert "40% of 989.5 TFLOP/s (an assumption: nothing was measured on this device)" in text
-    assert "Disk for checkpoints: 673.4 GB" in text  # 3 * 14 * 16.032
+    prose = " ".join(text.split())
+    assert "40% of 989.5 TFLOP/s (an assumption: nothing was measured on this device)" in prose
+    assert "Disk for checkpoints: 673.4 GB" in prose  # 3 * 14 * 16.032
     assert "--exec training.device=cuda --exec training.precision=bf16" in text
+
+
+@pytest.mark.parametrize("columns", [80, 40])
+def test_sentences_fit_the_terminal_and_no_table_is_cut(
+    monkeypatch: pytest.MonkeyPatch, columns: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    text = run_plan("--model", "16b", "--gpus", "64", "--gpu", "h100", "--price", "2.50")
+    assert "\u2026" not in text
+    assert [row[-1] for row in memory_rows(text)] == ["no", "no", "best", "yes"]
+    command = text.index("codegen run")
+    sentences = [line for line in text[:command].splitlines() if re.search(r"[.,;:]$", line)]
+    assert max(map(len, sentences)) <= columns
 
 
 def test_a_plan_ends_with_the_command_that_runs_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from components.data.filters.documents import is_held_out
 from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import RECIPES, Recipe, recipe, tiny
+from flows.steps.corpora import pull_prepared, push_prepared
 from flows.steps.stage_training import check_epochs
 
 
@@ -211,6 +213,36 @@ def test_an_invalid_execution_config_is_an_error_of_three_lines(
     assert message in first
     assert [line.split(":")[0].strip() for line in rest] == ["expected", "fix"]
     assert not (tmp_path / "var/store").exists()
+
+
+def test_a_misspelt_field_of_a_source_is_named() -> None:
+    with pytest.raises(
+        ConfigError, match=r"no field 'data\.corpora\.mono\.sources\.0\.url'"
+    ) as error:
+        recipe("tiny").override(['data.corpora.mono.sources=[{"url": "x"}]'])
+    assert error.value.fix == "did you mean 'data.corpora.mono.sources.0.uri'?"
+
+
+PRESIGNED = "https://host/a.jsonl?X-Amz-Signature=canary"
+
+
+@pytest.mark.parametrize(
+    "read_config",
+    [
+        lambda: recipe("tiny").override([f'data.corpora.mono.sources=[{{"uri": "{PRESIGNED}"}}]']),
+        lambda: recipe("tiny").override([f"data.corpora.mono.sources={PRESIGNED}"]),
+        lambda: recipe("tiny").override([f"data.preset={PRESIGNED}"]),
+        lambda: Execution().override([f"store={PRESIGNED}"]),
+        lambda: push_prepared(recipe("tiny"), Execution(), PRESIGNED),
+        lambda: pull_prepared(recipe("tiny"), Execution(), PRESIGNED),
+    ],
+)
+def test_a_presigned_url_is_refused_without_its_signature(
+    read_config: Callable[[], object],
+) -> None:
+    with pytest.raises(ConfigError, match="X-Amz-Signature=SECRET") as error:
+        read_config()
+    assert "canary" not in str(error.value)
 
 
 def test_a_seed_out_of_range_is_refused_when_the_recipe_is_read() -> None:

@@ -155,6 +155,16 @@ def test_should_stop_ends_a_sample_and_is_called_every_few_tokens(model: CodeGen
     assert sorted(calls) == sorted([tuple(free[0][:8]), tuple(free[0][:16]), tuple(free[1][:8])])
 
 
+def test_generation_ends_before_the_next_token_once_it_is_cancelled(model: CodeGen) -> None:
+    answers = iter([False, False, True])
+    requests = deque([Request(0, (5, 6), 1, 3), Request(1, (9,), 2, 2)])
+    completions = generate(
+        model, requests, PARAMS, max_new_tokens=3, is_cancelled=lambda: next(answers)
+    )
+    assert [completion.key for completion in completions] == [1]
+    assert not list(answers)
+
+
 def test_requests_can_be_appended_while_consuming_completions(model: CodeGen) -> None:
     """A conversation of three turns, batch another sample."""
     requests: deque[Request[str]] = deque(

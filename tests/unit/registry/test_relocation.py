@@ -116,6 +116,36 @@ def test_a_database_that_another_workspace_uses_on_purpose_is_not_changed(worksp
     assert len(file_names(other)) == 1
 
 
+def open_with_outside_database(folder: Path) -> Tracking:
+    database = folder.parent / "shared" / "mlflow.db"
+    return Tracking(sqlite_url(database), folder / "mlflow" / "artifacts")
+
+
+def log_run_outside(folder: Path) -> str:
+    with open_with_outside_database(folder).run("first", experiment=folder.name) as run:
+        run.log_json(FILE, {})
+    return run.id
+
+
+def test_runs_in_a_database_outside_move_with_their_workspace(workspace: Path) -> None:
+    shared = workspace.parent / "shared"
+    shared.mkdir()
+    (workspace / "mlflow" / "mlflow.db").rename(shared / "mlflow.db")
+    other = workspace.with_name("other")
+    run_id, other_run_id = log_run_outside(workspace), log_run_outside(other)
+    moved = workspace.rename(workspace.with_name("two"))
+    other_tracking = open_with_outside_database(other)
+    assert download_run_file(other_tracking, run_id, FILE) is None, "not the workspace of the run"
+    tracking = open_with_outside_database(moved)
+    assert download_run_file(tracking, run_id, FILE) is not None
+    with tracking.run("second", experiment="one") as run:
+        run.log_json(FILE, {})
+    assert len(file_names(moved)) == 2
+    assert not workspace.exists()
+    assert download_run_file(open_with_outside_database(other), other_run_id, FILE) is not None
+    assert len(file_names(other)) == 1
+
+
 def test_a_registered_model_is_downloaded_after_a_move(
     workspace: Path, make_checkpoint: Callable[[str], tuple[Artifact, Path]], tmp_path: Path
 ) -> None:

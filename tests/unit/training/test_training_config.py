@@ -33,7 +33,7 @@ def test_tokens_are_converted_to_steps_rounded_up() -> None:
     )
     with pytest.raises(ConfigError, match="tokens is 0"):
         StageConfig.parse(STAGE | {"tokens": 0})
-    with pytest.raises(ConfigError, match="steps is no value"):
+    with pytest.raises(ConfigError, match="steps is missing"):
         StageConfig.parse(without_steps)
 
 

@@ -51,7 +51,7 @@ def test_preset_without_pins_is_rejected_with_the_known_presets(fixture_archives
 def test_pin_without_sha256_is_rejected_with_the_field_name(fixture_archives):
     plain = fixture_archives.pins.model_dump()
     del plain["packages"][0]["sha256"]
-    with pytest.raises(ConfigError, match=r"packages\.0\.sha256 is no value"):
+    with pytest.raises(ConfigError, match=r"packages\.0\.sha256 is missing"):
         Pins.parse(plain)
 
 

@@ -57,7 +57,7 @@ def write(project: Path, *, upgrade: bool) -> None:
         resolved = Path(scratch) / "resolved.lock"
         present = [folder / name for name in RESOLVED if (folder / name).is_file()]
         resolved.write_text("".join(path.read_text(encoding="utf-8") for path in present))
-        options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--all-extras"]
+        options = ["--universal", "--python-version", "3.11", "--generate-hashes", "--extra", "dev"]
         options += ["--no-annotate", "--no-header", "--no-emit-index-url", "--quiet"]
         options += ["--upgrade"] if upgrade else []
         subprocess.run(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -186,8 +186,8 @@ def _run_stages(
     }
     return {
         "languages": languages,
-        "sources": sum_nested_counts(result["sources"] for result in merged),
-        "licenses": sum_nested_counts(result["licenses"] for result in merged),
+        "sources": _source_rows(result["sources"] for result in merged),
+        "licenses": _license_rows(result["licenses"] for result in merged),
         "splits": splits,
         "contaminated": _contamination_counts(contaminated, job),
         "quarantined": sum_nested_counts(result["quarantined"] for result in tokenized),
@@ -291,6 +291,25 @@ def _contamination_counts(
     for match in matches:
         documents[match["benchmark"]].add(match["sha256"])
     return {name: len(digests) for name, digests in sorted(documents.items())}
+
+
+def _source_rows(counts: Iterable[dict[str, Any]]) -> list[JsonValue]:
+    """Return a row per source and language: titles of sources cannot be names of metrics."""
+    rows: list[JsonValue] = []
+    for title, languages in sum_nested_counts(counts).items():
+        for language, values in cast(dict[str, dict[str, JsonValue]], languages).items():
+            rows.append({"source": title, "language": language, **values})
+    return rows
+
+
+def _license_rows(counts: Iterable[dict[str, Any]]) -> list[JsonValue]:
+    """Return a row per license, the largest first."""
+    rows = [
+        {"license": name, **cast(dict[str, int], values)}
+        for name, values in sum_nested_counts(counts).items()
+    ]
+    rows.sort(key=lambda row: (-int(row["tokens"]), str(row["license"])))
+    return list[JsonValue](rows)
 
 
 def sum_nested_counts(counts: Iterable[dict[str, Any]]) -> dict[str, JsonValue]:

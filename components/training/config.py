@@ -197,7 +197,7 @@ class ParallelLayout(Config):
     zero_stage: int = Field(default=1, ge=0, le=3)
     """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights
     too (ZeRO, arXiv 1910.02054)."""
-    precision: Literal["auto"] | Precision = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of products and gradients. auto: bf16 if a probe at the start of the stage measures it to be
     clearly faster. fp16 uses DeepSpeed's loss scaling."""
     offload_optimizer: OffloadDevice = "none"

@@ -198,8 +198,8 @@ def tiny() -> Recipe:
     seed of 0 to 11 fails, and 18 of 0 to 999 do (measured).
     """
     base = starter()
-    stage = base.training.stages["nl"].replace(
-        steps=12, warmup_steps=2, decay_steps=10, global_batch_tokens=4 * 256
+    stage = base.training.stages["mono"].replace(
+        init_stage=None, steps=12, warmup_steps=2, decay_steps=10, global_batch_tokens=4 * 256
     )
     humaneval = base.evaluation.humaneval.replace(num_samples=1, max_new_tokens=16)
     mtpb = base.evaluation.mtpb.replace(problem_ids=(1, 2), num_samples=1, max_new_tokens=16)

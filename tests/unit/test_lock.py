@@ -75,8 +75,11 @@ def test_every_declared_package_is_locked_in_a_declared_version() -> None:
     for entry in read_entries("main.lock") + read_entries("torch.lock"):
         name, version = re.split("==| ", entry)[:2]
         versions.setdefault(canonicalize_name(name), []).append(version)
-    extras = project["optional-dependencies"].values()
-    for line in [*project["dependencies"], *(line for extra in extras for line in extra)]:
+    extras = project["optional-dependencies"]
+    (own,) = (line for line in extras["dev"] if line.startswith(project["name"]))
+    lines = [*project["dependencies"], *extras["dev"]]
+    lines += [line for name in Requirement(own).extras for line in extras[name]]
+    for line in lines:
         requirement = Requirement(line)
         if requirement.name != project["name"]:
             locked = versions[canonicalize_name(requirement.name)]

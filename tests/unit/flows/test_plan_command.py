@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from components.core.errors import ConfigError
 from components.training.config import TrainingExecution
 from flows.cli.main import app
+from flows.cli.options import console
 
 
 def run_plan(*arguments: str) -> str:
@@ -53,7 +54,7 @@ def test_a_plan_of_16b_on_64_gpus_has_the_expected_numbers() -> None:
 def test_sentences_fit_the_terminal_and_no_table_is_cut(
     monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setattr(console, "_width", columns)
     text = run_plan("--model", "16b", "--gpus", "64", "--gpu", "h100", "--price", "2.50")
     assert "\u2026" not in text
     assert [row[-1] for row in memory_rows(text)] == ["no", "no", "best", "yes"]

@@ -112,8 +112,8 @@ def test_statistics_equal_counts_by_hand(ranks: Path, tmp_path: Path) -> None:
         }
     }
     assert statistics["languages"] == languages
-    assert statistics["sources"] == {"raw": languages}
-    assert statistics["licenses"] == {"MIT": {"documents": 100, "tokens": 600}}
+    assert statistics["sources"] == [{"source": "raw", "language": "Python", **languages["Python"]}]
+    assert statistics["licenses"] == [{"license": "MIT", "documents": 100, "tokens": 600}]
     assert statistics["splits"] == {
         "train": {
             "num_sequences": 6 * (100 - num_held_out) // 7,

@@ -304,7 +304,8 @@ def check_documents(
     expected = prepare_reference(records, recipe)
     for name, rows in (("documents", expected.documents), ("rejects", expected.rejects)):
         table = pq.read_table(folder / f"{name}.parquet")
-        columns = table.column_names
+        columns = [name for name in table.column_names if name != "license"]
+        table = table.select(columns)
         assert table.to_pylist() == [{column: row[column] for column in columns} for row in rows]
     shards = {}
     for name, split in read_json(folder / "index.json")["splits"].items():

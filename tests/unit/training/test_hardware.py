@@ -24,7 +24,7 @@ def test_cuda_without_a_gpu_is_refused() -> None:
 def test_a_step_that_is_faster_than_the_measured_peak_raises_the_peak() -> None:
     artifact = ArtifactInput(folder="/none", digest="none")
     run = StageRun(stage="nl", config=STAGE, model=MODEL, seed=0, data=artifact, tokenizer=artifact)
-    result = _StepResult(1.0, 0.5, False, None, 1, False)
+    result = _StepResult(1.0, 0.5, False, None, None, 1, False)
     step = _TimedStep(result, 0.0, 0.0, None, 0.0)
     for measured_peak in (1.0, 1e30):
         timer = _StepTimer(run, measured_peak, steps_done=0, elapsed_s=0.0)

@@ -10,7 +10,7 @@ from dvc.repo import Repo
 
 from components.core.files import read_json
 from components.data.archives.pins import load_pins
-from components.data.config import CORPORA
+from components.data.config import PRESET_CORPORA
 from components.data.dvc.dvc_repo import DvcPointer, read_pointer
 
 CHECKOUT = Path(__file__).parents[4]
@@ -74,7 +74,7 @@ def test_committed_metrics_count_every_document_once(clone: Path) -> None:
     with Repo(str(clone)) as repo:
         shown = repo.metrics.show()[""]["data"]["metrics.json"]["data"]
     assert shown == read_json(clone / "metrics.json")
-    assert list(shown) == list(CORPORA)
+    assert list(shown) == list(PRESET_CORPORA)
     for counts in shown.values():
         num_rejected = sum(counts["rejected"].values())
         num_documents = counts["documents"] + counts["duplicates"] + num_rejected

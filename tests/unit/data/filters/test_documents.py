@@ -42,7 +42,8 @@ def annotated(
     ).append_column("text", texts)
     for name, column in zip(("source", "path", "language"), other_columns, strict=True):
         rows = rows.append_column(name, column)
-    return rows
+    first = pa.array([0] * rows.num_rows, type=pa.int16())
+    return rows.append_column("occurrence", first)
 
 
 def sort_and_mark_duplicates(rows: pa.Table) -> pa.Table:

@@ -10,6 +10,7 @@ from prefect import flow
 from components.core.artifact import Artifact
 from flows.prepare import PreparedData, prepare
 from flows.runtime.context import open_flow_context
+from flows.runtime.health_checks import check_training
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 from flows.steps.prepare_corpora import check_same_tokenizer
@@ -38,10 +39,12 @@ def train(
         init_checkpoint: result of `resolve_init_checkpoint`; None runs it first if needed.
 
     Raises:
-        ConfigError: the first stage does not lead to `last_stage`, or cannot start from
-            the model that the recipe names, or a stage reads its corpus too often.
+        ConfigError: settings of a stage cannot be used on these processes, the first stage does
+            not lead to `last_stage` or cannot start from the model that the recipe names, or a
+            stage reads its corpus too often.
     """
     stages = stages_to_train(recipe, last_stage)
+    check_training(recipe, execution, stages)
     init_checkpoint = init_checkpoint or find_init_checkpoint(recipe, execution, parent_run)
     corpora = corpora or prepare(
         recipe, execution, parent_run=parent_run, init_checkpoint=init_checkpoint

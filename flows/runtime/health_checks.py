@@ -12,7 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
@@ -48,15 +48,29 @@ def preflight_check(recipe: Recipe, execution: Execution) -> None:
     """
     from components.evaluation.benchmarks.humaneval import load_humaneval
     from components.registry.gate import require_rules
-    from components.training.deepspeed_config import check_batch_division, check_deepspeed_options
 
     load_humaneval()
     if execution.mtpb_path:
         execution.find_mtpb()
-    for stage, settings in recipe.training.trained.items():
+    for stage in recipe.training.trained:
         require_rules(recipe.gate, stage)
-        check_batch_division(settings, execution.training, recipe.model.context_length)
-        check_deepspeed_options(settings, execution.training, recipe.model.context_length)
+    check_training(recipe, execution, recipe.training.trained)
+
+
+def check_training(recipe: Recipe, execution: Execution, stages: Iterable[str]) -> None:
+    """Check that stages can be trained with the processes and DeepSpeed options.
+
+    Raises:
+        ConfigError: a stage's batch cannot be divided over the processes, or DeepSpeed options
+            cannot be used.
+    """
+    from components.training.deepspeed_config import check_batch_division, check_deepspeed_options
+
+    context_length = recipe.model.context_length
+    for stage in stages:
+        settings = recipe.training.stages[stage]
+        check_batch_division(settings, execution.training, context_length)
+        check_deepspeed_options(settings, execution.training, context_length)
 
 
 class CheckResult(NamedTuple):

@@ -69,6 +69,10 @@ def _originals() -> list[tuple[dict[str, str], list[str]]]:
         for path in sorted(STARTER.glob("*.jsonl"))
         for line in path.open(encoding="utf-8")
     ]
+    if not documents:
+        raise SystemExit(
+            f"{STARTER} has no documents: run `codegen data pull` in this folder first"
+        )
     return [(one, sorted(set(_WORD.findall(one["text"]))) or ["x"]) for one in documents]
 
 

@@ -334,3 +334,32 @@ def test_a_stage_that_reads_a_small_corpus_too_often_is_refused() -> None:
     assert "training.max_epochs" in refused.value.fix
     check_epochs(limited, stages[1:], prepared)
     check_epochs(tiny().override(["training.max_epochs=null"]), stages, prepared)
+
+
+def test_a_recipe_can_be_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text(tiny().model_dump_json())
+    assert recipe(str(path)) == tiny()
+    assert recipe(str(path)).override(["seed=3"]).seed == 3
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "No such file"),
+        ("{", "cannot be read as a recipe"),
+        ("[]", "Recipe: the config"),
+        ('{"name": "x"}', "model is missing"),
+        ('{"name": "x", "modle": {}}', "modle"),
+    ],
+)
+def test_a_file_without_a_valid_recipe_is_refused(
+    tmp_path: Path, content: str | None, message: str
+) -> None:
+    path = tmp_path / "mine.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ConfigError) as refused:
+        recipe(str(path))
+    assert message in str(refused.value)
+    assert refused.value.fix

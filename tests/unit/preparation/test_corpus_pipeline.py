@@ -29,6 +29,7 @@ from components.core.fingerprint import list_files
 from components.data.config import (
     DataConfig,
     DataExecution,
+    FilterConfig,
     NearDuplicateConfig,
     RedactionConfig,
 )
@@ -344,3 +345,20 @@ def test_near_duplicates_are_rejected_if_enabled(small_folder: Path, tmp_path: P
     assert statistics["languages"]["Python"]["rejected"]["near duplicate"] >= 4
     paths = pq.read_table(tmp_path / "out" / "documents.parquet")["path"].to_pylist()
     assert sum(path.startswith("near/") for path in paths) == 1
+
+
+def test_prose_with_a_line_per_paragraph_is_kept_in_nl_and_rejected_by_rules_for_code(
+    small_folder: Path, tmp_path: Path
+) -> None:
+    """As in the Pile."""
+    unwrapped = [
+        {**row, "text": " ".join(row["text"].split()) + "\n", "path": f"unwrapped/{number}"}
+        for number, row in enumerate(raw_records("nl")[:12])
+    ]
+    assert all(len(row["text"]) > 100 for row in unwrapped)
+    raw = write_raw(tmp_path / "raw", [raw_records("nl"), unwrapped])
+    languages = prepare(tmp_path / "nl", raw, "nl", small_folder)["languages"]
+    assert languages["English"]["rejected"] == {"empty": 1}
+    rules = DATA.replace_corpus("nl", filters=FilterConfig())
+    filtered = prepare(tmp_path / "filtered", raw, "nl", small_folder, data=rules)["languages"]
+    assert filtered["English"]["rejected"]["mean line length"] >= 12

@@ -23,7 +23,7 @@ from flows.prepare import prepare
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe, tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
 
 def recipe_without_decontamination() -> Recipe:

@@ -33,7 +33,7 @@ from components.registry.versions import download
 if TYPE_CHECKING:
     from conftest import FixtureArchives
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(600)]
 
 STAGES = ("nl", "multi", "mono")
 RUN = ("run", "--recipe", "tiny", "--exec", "training.world_size=1")

@@ -304,12 +304,9 @@ def _source_rows(counts: Iterable[dict[str, Any]]) -> list[JsonValue]:
 
 def _license_rows(counts: Iterable[dict[str, Any]]) -> list[JsonValue]:
     """Return a row per license, the largest first."""
-    rows = [
-        {"license": name, **cast(dict[str, int], values)}
-        for name, values in sum_nested_counts(counts).items()
-    ]
-    rows.sort(key=lambda row: (-int(row["tokens"]), str(row["license"])))
-    return list[JsonValue](rows)
+    totals = cast(dict[str, dict[str, int]], sum_nested_counts(counts))
+    names = sorted(totals, key=lambda name: (-totals[name]["tokens"], name))
+    return [{"license": name, **totals[name]} for name in names]
 
 
 def sum_nested_counts(counts: Iterable[dict[str, Any]]) -> dict[str, JsonValue]:

@@ -13,6 +13,7 @@ from components.core.artifact import Artifact
 from components.core.errors import ArtifactError
 from components.core.store import Store
 from components.report import RunResults, render_html, render_text
+from components.report.bits_per_byte_section import python_claim
 
 
 @pytest.fixture
@@ -322,3 +323,13 @@ def test_the_command_that_loads_the_champion_names_the_tracking_server(run: Run)
     assert "tiny-nl@" not in commands
     page = page_of(run, registered=(version("mono", promoted=False, alias=None),))
     assert "load_model" not in section(page, "next").text
+
+
+def test_the_claim_about_python_ignores_stages_that_the_paper_does_not_have() -> None:
+    values = {
+        name: {"mono/Python": bits}
+        for name, bits in (("nl", 4.0), ("multi", 3.0), ("mono", 2.0), ("rust", 3.5))
+    }
+    claim = python_claim(values, ("nl", "multi", "mono", "rust"))
+    assert claim.holds is True
+    assert "Rust" not in claim.text

@@ -53,6 +53,16 @@ Seed = Annotated[
 ]
 """A seed that every random generator accepts."""
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]*")
+NAME_RULE = "lower-case letters, digits, '.', '_' and '-', a letter or digit first"
+"""The names of recipes, corpora and stages, after which folders and models are named."""
+
+
+def is_name(text: str) -> bool:
+    """Return whether a text follows `NAME_RULE`."""
+    return _NAME.fullmatch(text) is not None
+
+
 SCHEMA_VERSIONS = "$schema_versions"
 """Key of `Config.identity` for schema versions. It cannot be the name of a field."""
 
@@ -316,23 +326,24 @@ def _explain(owner: type[BaseModel], error: ValidationError) -> ConfigError:
     if first["type"] == "missing":
         return ConfigError(f"{subject} is missing", expected="a value", fix=f"set {path or 'it'}")
     expected = _TYPE_NAMES.get(first["type"]) or rule.removeprefix("Input should be ")
-    got = f"{subject} is {_quote(first['input'])}"
+    got = f"{subject} is {quote_value(first['input'])}"
     if path.endswith(_KEY):
         path = path.removesuffix(_KEY)
         got = f"{owner.__name__}: {path} is an unknown key"
     return ConfigError(got, expected=expected, fix=f"change {path or 'it'}")
 
 
-def _quote(value: Any) -> str:
+def quote_value(value: Any, max_chars: int = _MAX_QUOTED_CHARS) -> str:
+    """Return an invalid value for an error: cut, and without credentials."""
     text = redact_credentials(repr(value))
-    return text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}..."
+    return text if len(text) <= max_chars else f"{text[:max_chars]}..."
 
 
 def _broken_rule(subject: str, rule: str, values: Mapping[str, Any]) -> ConfigError:
     """Return the error of a rule over several fields, with the values of the fields that the rule
     names."""
     names = [name for name in values if re.search(rf"\b{name}\b", rule)] or list(values)
-    got = ", ".join(f"{name} {_quote(values[name])}" for name in names)
+    got = ", ".join(f"{name} {quote_value(values[name])}" for name in names)
     return ConfigError(f"{subject} has {got}", expected=rule, fix=f"change {' or '.join(names)}")
 
 

@@ -7,17 +7,16 @@ archives of each preset.
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config import Config, ListOrTuple
+from components.core.config import NAME_RULE, Config, ListOrTuple, is_name
 from components.data.sources.config import QuarantineConfig, Source
 
 Preset = Literal["starter", "tiny"]
 
-VOCABULARY = "vocabulary"
+VOCABULARY_FOLDER = "vocabulary"
 """The folder of the vocabulary in `data/`, beside the corpora."""
 PRESET_CORPORA = ("nl", "multi", "mono")
 """The corpora of every preset, in the order of CodeGen's stages (docs/paper.md, section 1)."""
@@ -36,8 +35,6 @@ LANGUAGE_PREFIX: dict[str, str] = {
 }
 """Prefix of each document of the multi corpus (docs/paper.md, section 1). Assumption: the paper
 does not publish its text, so each prefix is a comment of the language."""
-
-_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 RedactionKind = Literal["secret", "email", "ip_address"]
@@ -153,10 +150,10 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _check_corpora(self) -> Self:
         for name, corpus in self.corpora.items():
-            if not _NAME_PATTERN.fullmatch(name) or name == VOCABULARY:
+            if not is_name(name) or name == VOCABULARY_FOLDER:
                 raise ValueError(
-                    f"corpora with names of lower-case letters, digits, '.', '_' and '-', other "
-                    f"than {VOCABULARY!r}; not {name!r}"
+                    f"corpora with names of {NAME_RULE}, other than {VOCABULARY_FOLDER!r}; "
+                    f"not {name!r}"
                 )
             if corpus.sources is None and name not in PRESET_CORPORA:
                 raise ValueError(

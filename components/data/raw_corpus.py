@@ -16,7 +16,7 @@ from pydantic import JsonValue
 from components.core.artifact import Artifact
 from components.core.errors import DataError
 from components.core.fingerprint import digest_of_files, fingerprint, list_files, sha256_file
-from components.data.config import PRESET_CORPORA, VOCABULARY, DataConfig
+from components.data.config import PRESET_CORPORA, VOCABULARY_FOLDER, DataConfig
 from components.data.dvc import dvc_repo
 from components.data.dvc.dvc_objects import shorten_list
 from components.data.dvc.dvc_repo import DATA, DATA_DVC, DvcPointer
@@ -47,7 +47,7 @@ def load_raw_artifacts(project: Path) -> dict[str, Artifact]:
             fix="run `codegen data pull`",
         )
     require_clean_data(project, pointer)
-    names = (*PRESET_CORPORA, VOCABULARY)
+    names = (*PRESET_CORPORA, VOCABULARY_FOLDER)
     return {name: _raw_artifact(project / DATA / name, pointer) for name in names}
 
 

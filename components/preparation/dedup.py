@@ -54,8 +54,7 @@ def find_near_duplicates(job: PrepareJob, runs: Sequence[Path]) -> str | None:
             ["order", "sha256", "reason", "occurrence", "bands"]
         )
         is_first = pc.and_(pc.is_null(rows["reason"]), pc.equal(rows["occurrence"], 0))
-        rows = rows.select(["order", "sha256", "reason", "bands"]).filter(is_first)
-        rows = rows.combine_chunks()
+        rows = rows.filter(is_first).combine_chunks()
         # Copies are exact duplicates, not near-duplicates: keep the first row of each content.
         rows = mark_duplicates(rows.take(pc.sort_indices(rows["order"])))
         rows = rows.filter(rows["reason"].is_null())

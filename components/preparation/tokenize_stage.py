@@ -124,8 +124,10 @@ def tokenize_partition(task: Any) -> JsonValue:
 
     def tokenize(folder: Path) -> dict[str, Any]:
         started_s = time.perf_counter()
-        tokenizer = _PartitionTokenizer(tools, folder, parallel=bool(task["single_process"]))
-        counts = tokenizer.run(partition, ProgressReporter(tools.job.progress_dir / output.name))
+        tokenizer = _PartitionTokenizer(
+            tools, partition, folder, parallel=bool(task["single_process"])
+        )
+        counts = tokenizer.run(ProgressReporter(tools.job.progress_dir / output.name))
         return {"name": output.name, "seconds": time.perf_counter() - started_s, **counts}
 
     return run_once(output, tokenize)
@@ -151,27 +153,27 @@ def _load_tools(job_json: str) -> _Tools:
 class _PartitionTokenizer:
     """Tokenizes a partition into a folder and counts."""
 
-    def __init__(self, tools: _Tools, folder: Path, *, parallel: bool) -> None:
+    def __init__(
+        self, tools: _Tools, partition: Partition, folder: Path, *, parallel: bool
+    ) -> None:
         self._tools, self._job = tools, tools.job
         self._folder = folder
         self._parallel = parallel
         self._runs = SortedRunWriter(folder, tools.job.run_bytes)
         self._matches: list[dict[str, JsonValue]] = []
         self._quarantined: list[dict[str, JsonValue]] = []
-        self._epochs = 1.0
-        self._origin = 0
+        self._partition = partition
+        self._origin = self._job.origins.index(partition.source.label)
         self._counts: Counter[str] = Counter()
         self._num_quarantined: Counter[str] = Counter()
         self._num_skipped: Counter[str] = Counter()
         self._num_redacted: Counter[str] = Counter()
 
-    def run(self, partition: Partition, progress: ProgressReporter) -> dict[str, JsonValue]:
+    def run(self, progress: ProgressReporter) -> dict[str, JsonValue]:
         """Tokenize the partition; returns the counts."""
         data = self._job.data
-        self._epochs = partition.source.epochs
-        self._origin = self._job.origins.index(partition.source.label)
         languages, extensions = self._job.rules.languages, merge_extensions(data.extensions)
-        for batch in read_partition(partition, languages, extensions, data.quarantine):
+        for batch in read_partition(self._partition, languages, extensions, data.quarantine):
             self._add(batch)
             progress.report(progress_counts(self._counts))
         self._runs.flush()
@@ -236,12 +238,13 @@ class _PartitionTokenizer:
 
     def _num_occurrences(self, documents: pa.RecordBatch, reasons: pa.Array) -> Counts:
         """How often each document occurs: rejected and held-out documents once."""
-        if self._epochs == 1:
+        epochs = self._partition.source.epochs
+        if epochs == 1:
             return np.ones(len(reasons), dtype=np.int64)
         occurs_once = pc.or_(pc.is_valid(reasons), documents["held_out"])
         return np.array(
             [
-                1 if once else num_occurrences(digest, self._epochs, self._job.seed)
+                1 if once else num_occurrences(digest, epochs, self._job.seed)
                 for once, digest in zip(
                     occurs_once.to_pylist(), documents["sha256"].to_pylist(), strict=True
                 )

@@ -11,13 +11,12 @@ state and published checkpoints are fp32; `precision` is that of products and gr
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from components.core.config import Config
+from components.core.config import NAME_RULE, Config, is_name
 from components.core.errors import ConfigError
 from components.dataset.config import StreamingCacheConfig
 from components.training.deepspeed_merge import Options, read_options, requested_precision
@@ -99,9 +98,6 @@ class StageConfig(Config):
         return self
 
 
-_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
-
-
 class TrainingConfig(Config):
     """The training section of a recipe."""
 
@@ -123,10 +119,10 @@ class TrainingConfig(Config):
     @model_validator(mode="after")
     def _check_stages(self) -> Self:
         for name, stage in self.stages.items():
-            if not _NAME_PATTERN.fullmatch(name):
+            if not is_name(name):
                 raise ValueError(
-                    "stages with names of lower-case letters, digits, '.', '_' and '-', since "
-                    f"folders and models are named after them; not {name!r}"
+                    f"stages with names of {NAME_RULE}, since folders and models are named after "
+                    f"them; not {name!r}"
                 )
             if stage.init_stage is not None and stage.init_stage not in self.stages:
                 raise ValueError(
@@ -197,7 +193,7 @@ class ParallelLayout(Config):
     zero_stage: int = Field(default=1, ge=0, le=3)
     """What is partitioned over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights
     too (ZeRO, arXiv 1910.02054)."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: Literal["auto", Precision] = "auto"
     """Of products and gradients. auto: bf16 if a probe at the start of the stage measures it to be
     clearly faster. fp16 uses DeepSpeed's loss scaling."""
     offload_optimizer: OffloadDevice = "none"

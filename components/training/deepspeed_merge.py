@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
+from components.core.config import quote_value
 from components.core.errors import ConfigError, JsonError
 from components.core.extras import Extra
 from components.core.files import read_json
@@ -221,5 +222,4 @@ def _lookup(values: Any, path: tuple[str, ...]) -> Any:
 
 
 def _quote(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _MAX_QUOTED_CHARS else f"{text[:_MAX_QUOTED_CHARS]}..."
+    return quote_value(value, _MAX_QUOTED_CHARS)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -101,6 +100,7 @@ def status(execution: Execution, as_json: bool) -> None:
     """Compare data/ with data.dvc, git and the DVC remote."""
     project = execution.project_path
     from components.data.dvc import dvc_repo
+    from components.data.dvc.dvc_objects import shorten_list
 
     pointer = dvc_repo.require_pointer(project)
     is_unchanged = dvc_repo.is_clean(project)
@@ -131,7 +131,7 @@ def status(execution: Execution, as_json: bool) -> None:
     if not is_unchanged:
         raise DataError(
             "data/ or the DVC cache differs from the version in data.dvc: "
-            f"{_name_some(changed) or 'files are missing'}",
+            f"{shorten_list(changed, _MAX_NAMED) or 'files are missing'}",
             expected=f"the preset {pointer.preset}, md5 {pointer.md5}",
             fix="run `codegen data pull`, or `dvc add data` if the change is intended",
         )
@@ -148,13 +148,15 @@ def _remote_state(project: Path) -> tuple[RemoteState | None, str | None]:
 
 
 def _remote_line(state: RemoteState | None, error: str | None) -> str:
+    from components.data.dvc.dvc_objects import shorten_list
+
     if error:
         return f"remote: unknown, {error}"
     if state is None:
         return "remote: not configured (`dvc remote add --default NAME URL`)"
     line = f"remote: {state.name} ({state.url})"
     if state.missing:
-        line += f" lacks {_name_some(state.missing)}; run `codegen data push`"
+        line += f" lacks {shorten_list(state.missing, _MAX_NAMED)}; run `codegen data push`"
     else:
         line += f" has all {state.num_objects} objects"
     if not state.verify:
@@ -163,12 +165,6 @@ def _remote_line(state: RemoteState | None, error: str | None) -> str:
             f"{state.name} verify true`"
         )
     return line
-
-
-def _name_some(paths: Sequence[str]) -> str:
-    names = ", ".join(paths[:_MAX_NAMED])
-    num_more = len(paths) - _MAX_NAMED
-    return f"{names} and {num_more} more" if num_more > 0 else names
 
 
 @data.command()

@@ -46,7 +46,9 @@ def recipe_names() -> Iterable[str]:
 
 def stage_names() -> Iterable[str]:
     """Return the names of CodeGen's training stages, in order."""
-    return ("nl", "multi", "mono")
+    from flows.settings.recipes import starter
+
+    return starter().training.all_stages
 
 
 def device_names() -> Iterable[str]:

@@ -52,8 +52,9 @@ def preflight_check(recipe: Recipe, execution: Execution) -> None:
     load_humaneval()
     if execution.mtpb_path:
         execution.find_mtpb()
+    gate = recipe.gate
     for stage in recipe.training.trained:
-        require_rules(recipe.gate, stage)
+        require_rules(gate, stage)
     check_training(recipe, execution, recipe.training.trained)
 
 

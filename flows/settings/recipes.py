@@ -9,14 +9,13 @@ the paper are not published, so its recipes use the starter corpora unless sourc
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
 from pydantic import model_validator
 
-from components.core.config import Config, Seed
+from components.core.config import NAME_RULE, Config, Seed, is_name
 from components.core.errors import ConfigError
 from components.core.files import parse_json
 from components.data.config import DataConfig
@@ -28,7 +27,6 @@ from components.training.config import StageConfig, TrainingConfig
 from components.validation.config import ValidationConfig
 
 _FILE_SUFFIX = ".json"
-_NAME_PATTERN = re.compile(r"[a-z0-9][a-z0-9._-]*")
 
 
 class Recipe(Config):
@@ -53,11 +51,10 @@ class Recipe(Config):
 
         `ConfigError` is not a ValueError, so Pydantic does not wrap it.
         """
-        if not _NAME_PATTERN.fullmatch(self.name):
+        if not is_name(self.name):
             raise ConfigError(
                 f"name is {self.name!r}",
-                expected="lower-case letters, digits, '.', '_' and '-', a letter or digit first, "
-                "since folders and models are named after it",
+                expected=f"{NAME_RULE}, since folders and models are named after it",
                 fix="choose such a name, e.g. --set name=my-codegen",
             )
         if self.model.padded_vocab_size < self.tokenizer.num_ids:

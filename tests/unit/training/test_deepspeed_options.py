@@ -9,21 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from fixtures.training import STAGE
 
 from components.core.errors import ConfigError
-from components.training.config import StageConfig, TrainingExecution
+from components.training.config import TrainingExecution
 from components.training.deepspeed_config import check_deepspeed_options, deepspeed_config
 from components.training.deepspeed_options import OPTIONS, Decided
 from components.training.monitors import with_log_paths
 
-STAGE = StageConfig(
-    steps=40,
-    warmup_steps=4,
-    decay_steps=30,
-    learning_rate=1e-2,
-    min_learning_rate=1e-3,
-    global_batch_tokens=16 * 64,
-)
 PLAIN = TrainingExecution(world_size=2, micro_batch=4, zero_stage=2, precision="fp32")
 
 

@@ -23,7 +23,7 @@ from components.evaluation.sandbox import ExecutionMode, ResourceLimits
 
 SAMPLES_VERSION = 2
 """Raised when equal settings give other samples or other files."""
-SCORE_VERSION = 7
+SCORE_VERSION = 8
 """Raised when equal samples give other scores or other files."""
 
 _CUT_BEFORE_SECOND = tuple(re.compile(pattern, re.MULTILINE) for pattern in (r"^print", r"^def"))

@@ -165,6 +165,13 @@ PROGRAMS = [
     ("if __name__ == '__main__': print(2)", 2, "passed"),
     # the limit can be caught, as upstream
     ("try:\n    while True: int()\nexcept Exception:\n    print(2)", 2, "passed"),
+    # only once, also if the kernel sends the signal twice
+    (
+        "import signal\ntry:\n    signal.raise_signal(24)\nexcept Exception:\n    pass\n"
+        "signal.raise_signal(24)\nprint(2)",
+        2,
+        "passed",
+    ),
     ("from fractions import Fraction\nprint(Fraction(5, 2))", 2.5, "passed"),
     ("print({3, 1, 2})", [1, 2, 3], "passed"),
     ("print({'b': 1, 'a': 2})", ["b", "a"], "passed"),

@@ -28,7 +28,12 @@ _MAX_TEXT_CHARS = 1 << 12
 
 
 def handle_signals() -> None:
-    """Raise an exception when the CPU limit is reached. Forked processes inherit the handler."""
+    """Raise an exception when the CPU limit is reached. Forked processes inherit the handler.
+
+    It is raised once, as by the timer of the official checkers: the kernel sends the signal again
+    after each further second, and two of them can follow within a tick if the machine was paused.
+    A program that catches the exception and does not end is killed at the hard limit.
+    """
     signal.signal(signal.SIGXCPU, _raise_timeout)
 
 
@@ -165,4 +170,5 @@ class _CpuLimitReached(Exception):
 
 
 def _raise_timeout(_signal: int, _frame: Any) -> None:
+    signal.signal(signal.SIGXCPU, signal.SIG_IGN)
     raise _CpuLimitReached

@@ -3,9 +3,9 @@ docs/figures.md.
 
     python tests/benchmarks/bytes_per_token.py [--merges 50000 2000]
 
-Needs `data/` (`codegen data pull`). Counts every document there is, before filters, without
-prefixes and separators, so the figures depend on nothing but the bytes of `data/` and the
-vocabulary. Prints the rows of a Markdown table.
+Needs `data/` (`codegen data pull`). Counts every document before filters, without prefixes and
+separators, so the figures depend only on the bytes of `data/` and the vocabulary. Prints the rows
+of a Markdown table.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ MERGES = (50_000, 16_000, 8_000, 4_000, 2_000, 1_000)
 
 
 def texts_by_language() -> dict[str, list[str]]:
-    """Every document, by corpus and language."""
-    found: dict[str, list[str]] = {
+    """Return every document by language and corpus."""
+    texts: dict[str, list[str]] = {
         f"{language} ({corpus})": [] for corpus in PRESET_CORPORA for language in LANGUAGES[corpus]
     }
     for corpus in PRESET_CORPORA:
@@ -39,12 +39,12 @@ def texts_by_language() -> dict[str, list[str]]:
         for language, text in zip(
             records["language"].to_pylist(), records["text"].to_pylist(), strict=True
         ):
-            found[f"{language} ({corpus})"].append(text)
-    return found
+            texts[f"{language} ({corpus})"].append(text)
+    return texts
 
 
 def bytes_per_token(num_merges: int, texts: dict[str, list[str]]) -> tuple[int, list[float]]:
-    """Ids of the tokenizer, and bytes per token of each group of texts."""
+    """Return the number of ids of the tokenizer and the bytes per token of each group of texts."""
     config = TokenizerConfig(num_merges=num_merges)
     with tempfile.TemporaryDirectory() as folder:
         build_tokenizer(Path("data/vocabulary/gpt2.tiktoken"), config, Path(folder))
@@ -56,7 +56,7 @@ def bytes_per_token(num_merges: int, texts: dict[str, list[str]]) -> tuple[int, 
 
 
 def main() -> None:
-    """Measure and print."""
+    """Print the table."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -64,9 +64,9 @@ def main() -> None:
     texts = texts_by_language()
     print(f"| merges | ids | {' | '.join(texts)} |\n|{'---|' * (len(texts) + 2)}")
     for num_merges in parser.parse_args().merges:
-        num_ids, figures = bytes_per_token(num_merges, texts)
+        num_ids, ratios = bytes_per_token(num_merges, texts)
         print(
-            f"| {num_merges:,} | {num_ids:,} | {' | '.join(f'{one:.2f}' for one in figures)} |",
+            f"| {num_merges:,} | {num_ids:,} | {' | '.join(f'{ratio:.2f}' for ratio in ratios)} |",
             flush=True,
         )
 

@@ -38,8 +38,7 @@ _TOKENIZER = {"model": {"vocab": {"<|endoftext|>": 0}}, "added_tokens": []}
 
 
 def write_checkpoints(folder: Path) -> None:
-    """The same weights as shards in safetensors and as one file of PyTorch's; the former with files
-    like a tokenizer's."""
+    """Write weights as safetensors shards with tokenizer files, and as one PyTorch file."""
     torch.manual_seed(0)
     model = CodeGenForCausalLM(CodeGenConfig(**SHAPE, n_ctx=2048)).half()
     model.save_pretrained(folder / "safetensors", max_shard_size=SHARD_BYTES)
@@ -53,7 +52,7 @@ def write_checkpoints(folder: Path) -> None:
 
 
 def anonymous_mb() -> float:
-    """Anonymous memory of this process."""
+    """Return the anonymous memory of this process in MB."""
     status = Path("/proc/self/status").read_text()
     return (
         next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssAnon"))
@@ -82,12 +81,12 @@ def measure(
     seconds = time.monotonic() - started
     done.set()
     watcher.join()
-    more = f", largest difference of logits {result:.1e}" if isinstance(result, float) else ""
-    print(f"| {name} | {seconds:.1f} s, {peak - before:,.0f} MB{more} |", flush=True)
+    difference = f", largest difference of logits {result:.1e}" if isinstance(result, float) else ""
+    print(f"| {name} | {seconds:.1f} s, {peak - before:,.0f} MB{difference} |", flush=True)
 
 
 def main() -> None:
-    """Measure and print."""
+    """Print a row for each measurement."""
     with tempfile.TemporaryDirectory() as scratch:
         folder, context = Path(scratch), multiprocessing.get_context("spawn")
         work: list[tuple[object, ...]] = [("write", write_checkpoints, (folder,), {})]

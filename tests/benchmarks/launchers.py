@@ -90,7 +90,7 @@ def watch(pid: int, peaks: list[float]) -> None:
 
 
 def main() -> None:
-    """Measure and print, or be a rank."""
+    """Print the figures of each launcher, or run as a rank."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=5)
     parser.add_argument("--rank", action="store_true")

@@ -1,12 +1,11 @@
-"""Several pipelines of the tiny recipe at once, on SQLite: how many end well, and whether a
-database was ever locked.
+"""Concurrent pipelines of the tiny recipe on SQLite: how many complete, and how often a database
+was locked.
 
-    python tests/benchmarks/many_pipelines.py [--runs 8] [--alone]
+    python tests/benchmarks/many_pipelines.py [--runs 8] [--without-server]
 
-`codegen serve` with its real servers; every run has a name and a seed of its own, so that none
-finds another's work. With --alone there is no server: as many `codegen run`, each with a temporary
-one on the same database. On archives of the tests, which are small; the figures are in
-docs/figures.md.
+Runs of `codegen serve` with its real servers. Each run has another name and seed, so no run reuses
+the artifacts of another. With --without-server, each run is a `codegen run` with a temporary server
+on the same database. The archives are the small ones of the tests.
 """
 
 from __future__ import annotations
@@ -26,32 +25,35 @@ from fixtures.prefect_stack import FINAL_STATES, Stack, start_codegen
 from fixtures.projects import FixtureArchives, new_project
 
 _LOCKED = "database is locked"
-_LOOK_EVERY_S = 3.0
+_POLL_INTERVAL_S = 3.0
 
 
-def served(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
-    """The states in which runs of one server end."""
-    one = Stack(new_project(folder / "project"), archives)
+def run_deployments(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
+    """Run deployments of one server; return the name of each final state."""
+    stack = Stack(new_project(folder / "project"), archives)
     try:
-        given = one.parameters("pipeline/tiny")
-        asked = []
+        parameters = stack.parameters("pipeline/tiny")
+        flow_runs = []
         for number in range(runs):
-            recipe = copy.deepcopy(given["recipe"]) | {"name": f"codegen-{number}", "seed": number}
-            asked.append(one.run("pipeline/tiny", recipe=recipe))
-        while any(one.state(run)["type"] not in FINAL_STATES for run in asked):
-            if one.process.poll() is not None:
+            recipe = copy.deepcopy(parameters["recipe"]) | {
+                "name": f"codegen-{number}",
+                "seed": number,
+            }
+            flow_runs.append(stack.run("pipeline/tiny", recipe=recipe))
+        while any(stack.state(flow_run)["type"] not in FINAL_STATES for flow_run in flow_runs):
+            if stack.process.poll() is not None:
                 raise SystemExit(
-                    f"codegen serve ended with status {one.process.returncode}; see {one.log}"
+                    f"codegen serve ended with status {stack.process.returncode}; see {stack.log}"
                 )
-            time.sleep(_LOOK_EVERY_S)
-        return [one.state(run)["name"] for run in asked]
+            time.sleep(_POLL_INTERVAL_S)
+        return [stack.state(flow_run)["name"] for flow_run in flow_runs]
     finally:
-        one.process.terminate()
-        one.process.wait()
+        stack.process.terminate()
+        stack.process.wait()
 
 
-def alone(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
-    """The statuses of as many processes without a server."""
+def run_commands(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
+    """Run commands without a server; return the exit status of each."""
     project = new_project(folder / "project")
     processes = []
     for number in range(runs):
@@ -70,30 +72,32 @@ def alone(folder: Path, archives: FixtureArchives, runs: int) -> list[str]:
 
 
 def main() -> None:
-    """Print what came of it."""
+    """Print the duration, the final states and the number of database locks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=8)
-    parser.add_argument("--alone", action="store_true")
-    asked = parser.parse_args()
+    parser.add_argument("--without-server", action="store_true")
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         archives = FixtureArchives(folder / "archives", build_archives(folder / "archives"))
         started = time.monotonic()
-        ends = (alone if asked.alone else served)(folder, archives, asked.runs)
-        took_s = time.monotonic() - started
+        run_all = run_commands if arguments.without_server else run_deployments
+        ends = run_all(folder, archives, arguments.runs)
+        duration_s = time.monotonic() - started
         logs = [*folder.rglob("*.log")]
         locked = {
             log.name: log.read_text(errors="replace").count(f"OperationalError) {_LOCKED}")
             for log in logs
         }
         print(
-            f"{os.cpu_count()} cores, {asked.runs} pipelines "
-            f"{'alone' if asked.alone else 'served'}: {took_s:.0f} s"
+            f"{os.cpu_count()} cores, {arguments.runs} pipelines "
+            f"{'without a server' if arguments.without_server else 'on one server'}: "
+            f"{duration_s:.0f} s"
         )
-        print(f"ends: {', '.join(f'{ends.count(one)} {one}' for one in sorted(set(ends)))}")
-        said = ", ".join(f"{number} in {name}" for name, number in sorted(locked.items()))
-        print(f"'{_LOCKED}': {said}")
-        if asked.alone and set(ends) != {"status 0"}:
+        print(f"ends: {', '.join(f'{ends.count(end)} {end}' for end in sorted(set(ends)))}")
+        counts = ", ".join(f"{number} in {name}" for name, number in sorted(locked.items()))
+        print(f"'{_LOCKED}': {counts}")
+        if arguments.without_server and set(ends) != {"status 0"}:
             for log in logs:
                 print(f"-- {log.name}\n{log.read_text(errors='replace')[-600:]}")
 

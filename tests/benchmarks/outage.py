@@ -1,10 +1,10 @@
-"""A tracking server that is away for 60 s while a stage is trained: what training loses, what
-arrives, and when.
+"""Outage of the tracking server for 60 s during a training stage: delay of training, and metrics
+that reach the server.
 
-    python tests/benchmarks/outage.py [--away-s 60]
+    python tests/benchmarks/outage.py [--outage-s 60]
 
-One toy stage, long enough to call_with_retry the outage, with a real `mlflow server` over SQLite
-that is killed at a third of the stage. The figures are in docs/figures.md.
+Trains one small stage with a real `mlflow server` on SQLite that is killed after a third of the
+steps.
 """
 
 from __future__ import annotations
@@ -31,22 +31,22 @@ from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics
 
 
-def main(away_s: float, steps: int) -> None:
-    """Print one line a figure."""
+def main(outage_s: float, steps: int) -> None:
+    """Train through the outage and print the measurements."""
     logging.basicConfig(level=logging.WARNING, format="%(relativeCreated)8.0f ms  %(message)s")
     with tempfile.TemporaryDirectory() as scratch, tracking_server(Path(scratch)) as server:
         folder = Path(scratch)
-        seen: list[tuple[float, StepMetrics]] = []
+        received: list[tuple[float, StepMetrics]] = []
         marks: dict[str, float] = {}
 
-        def away() -> None:
+        def interrupt_server() -> None:
             marks["killed"] = time.monotonic()
             server.kill()
-            time.sleep(away_s)
+            time.sleep(outage_s)
             server.start()
-            marks["back"] = time.monotonic()
+            marks["restarted"] = time.monotonic()
 
-        outage = threading.Thread(target=away)
+        outage = threading.Thread(target=interrupt_server)
         stage = toy_run(folder / "inputs", STAGE.replace(steps=steps, decay_steps=steps - 10))
         (folder / "stage").mkdir()
         tracking = Tracking(server.uri, folder / "artifacts")
@@ -54,7 +54,7 @@ def main(away_s: float, steps: int) -> None:
             with run.metric_stream() as record:
 
                 def on_step(step: StepMetrics) -> None:
-                    seen.append((time.monotonic(), step))
+                    received.append((time.monotonic(), step))
                     record(step.model_dump(exclude_none=True))
                     if step.step >= steps // 3 and not marks:
                         marks["killed"] = time.monotonic()
@@ -67,35 +67,42 @@ def main(away_s: float, steps: int) -> None:
                     on_step,
                 )
             outage.join()
-        _report(tracking, run.id, seen, marks)
+        _report(tracking, run.id, received, marks)
 
 
 def _report(
-    tracking: Tracking, run_id: str, seen: list[tuple[float, StepMetrics]], marks: dict[str, float]
+    tracking: Tracking,
+    run_id: str,
+    received: list[tuple[float, StepMetrics]],
+    marks: dict[str, float],
 ) -> None:
-    kept = tracking.client.get_metric_history(run_id, "training/loss")
+    losses = tracking.client.get_metric_history(run_id, "training/loss")
     system = tracking.client.get_metric_history(run_id, "system/cpu_utilization_percentage")
-    gaps = [after - before for (before, _), (after, _) in itertools.pairwise(seen)]
-    meanwhile = [at for at, _ in seen if marks["killed"] <= at <= marks["back"]]
-    print(f"away                             {marks['back'] - marks['killed']:8.1f} s")
+    intervals_s = [after - before for (before, _), (after, _) in itertools.pairwise(received)]
+    during = [time_s for time_s, _ in received if marks["killed"] <= time_s <= marks["restarted"]]
+    print(f"outage                           {marks['restarted'] - marks['killed']:8.1f} s")
     print(
-        f"steps trained                    {len(seen):8,}, {len(meanwhile):,} of them while it "
-        "was away"
+        f"steps trained                    {len(received):8,}, {len(during):,} of them during the "
+        "outage"
     )
-    print(f"longest wait between two steps   {max(gaps):8.1f} s")
-    expected = [(one.step, one.loss) for _, one in seen]
-    same, whole = (
-        [(one.step, one.value) for one in kept] == expected,
-        [one.step for one in system] == list(range(len(system))),
+    print(f"longest time between two steps   {max(intervals_s):8.1f} s")
+    expected = [(step.step, step.loss) for _, step in received]
+    is_equal, is_complete = (
+        [(metric.step, metric.value) for metric in losses] == expected,
+        [metric.step for metric in system] == list(range(len(system))),
     )
-    print(f"steps in MLflow                  {len(kept):8,}, the same in the same order: {same}")
-    print(f"samples of the system            {len(system):8,}, numbered without a gap: {whole}")
+    print(
+        f"steps in MLflow                  {len(losses):8,}, the same in the same order: {is_equal}"
+    )
+    print(
+        f"system metrics                   {len(system):8,}, numbered without a gap: {is_complete}"
+    )
     print(f"status                           {tracking.client.get_run(run_id).info.status}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--away-s", type=float, default=60.0)
+    parser.add_argument("--outage-s", type=float, default=60.0)
     parser.add_argument("--steps", type=int, default=3000)
-    given = parser.parse_args()
-    main(given.away_s, given.steps)
+    arguments = parser.parse_args()
+    main(arguments.outage_s, arguments.steps)

@@ -1,13 +1,13 @@
-"""What the platform adds to the bare steps of a recipe: Prefect, MLflow, expectations and the
-store, in a whole process.
+"""Time that Prefect, MLflow, Great Expectations and the store add to the bare steps of a recipe, in
+a whole process.
 
     python tests/benchmarks/overhead.py [--first]
 
-`codegen run` of the starter recipe in a project of its own, whose corpora were pulled before and
-whose databases were made by a preparation of the tiny recipe; --first: in one that has no
-databases. A bare step is what its build took (`duration_s` of its artifact: reading, training,
-drawing, executing); all else between the start and the end of the process is the platform's, the
-validations too, though they are a build. The figures are in docs/figures.md.
+Runs the starter recipe in a new project with pulled corpora. Its databases were created by a
+preparation of the tiny recipe; with --first there are no databases. The time of a bare step is the
+`duration_s` of its artifact (reading, training, sampling, executing). All other time between the
+start and the end of the process is overhead, and so are the validations, although they build
+artifacts.
 """
 
 from __future__ import annotations
@@ -29,42 +29,51 @@ from components.core.store import Store
 RECIPE = "starter"
 
 
-def codegen(project: Path, *arguments: str) -> None:
-    """Run a command over a project, which has to end well."""
-    command = [sys.executable, "-m", "flows.cli.main", *arguments, "--exec", f"project={project}"]
+def codegen(project: Path, *options: str) -> None:
+    """Run a command in a project.
+
+    Raises:
+        CalledProcessError: the command failed.
+    """
+    command = [sys.executable, "-m", "flows.cli.main", *options, "--exec", f"project={project}"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
 def main() -> None:
-    """Print one line a figure."""
+    """Print the total time, the bare time and the overhead."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--first", action="store_true", help="in a workspace without databases")
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         project = new_project(Path(folder) / "project")
-        if not asked.first:
+        if not arguments.first:
             codegen(project, "prepare", "-r", "tiny")
         codegen(project, "data", "pull", "--preset", RECIPE)
         store = Store(project / "var" / "store")
-        before = {one.label for one in store.list_artifacts()}
+        before = {artifact.label for artifact in store.list_artifacts()}
         started = time.monotonic()
         codegen(project, "run", "-r", RECIPE)
-        whole_s = time.monotonic() - started
-        made = [one for one in store.list_artifacts() if one.label not in before]
-        took_s = {one.label: cast(float, one.provenance["duration_s"]) for one in made}
-        validated_s = sum(took_s[one.label] for one in made if one.kind == "validation")
-        bare_s = sum(took_s.values()) - validated_s
-        added_s = whole_s - bare_s
+        total_s = time.monotonic() - started
+        built = [artifact for artifact in store.list_artifacts() if artifact.label not in before]
+        durations_s = {
+            artifact.label: cast(float, artifact.provenance["duration_s"]) for artifact in built
+        }
+        validation_s = sum(
+            durations_s[artifact.label] for artifact in built if artifact.kind == "validation"
+        )
+        bare_s = sum(durations_s.values()) - validation_s
+        overhead_s = total_s - bare_s
         print(
-            f"{RECIPE}: {whole_s:.1f} s from start to end, {bare_s:.1f} s of it bare steps, "
-            f"{len(made)} steps"
+            f"{RECIPE}: {total_s:.1f} s from start to end, {bare_s:.1f} s of it bare steps, "
+            f"{len(built)} steps"
         )
         print(
-            f"added: {added_s:.1f} s, {added_s / bare_s:.1%} of the bare steps; of it validation "
-            f"{validated_s:.1f} s"
+            f"overhead: {overhead_s:.1f} s, {overhead_s / bare_s:.1%} of the bare steps; of it "
+            f"validation {validation_s:.1f} s"
         )
         print(
-            f"added to each step, validation left out: {(added_s - validated_s) / len(made):.2f} s"
+            "overhead per step without validation: "
+            f"{(overhead_s - validation_s) / len(built):.2f} s"
         )
 
 

@@ -1,13 +1,13 @@
-"""Preparation end to end, against datatrove: zstd input, the paper's filters, exact dedup, tokens,
-shuffle, shards.
+"""Complete data preparation against datatrove: zstd input, the paper's filters, exact dedup,
+tokens, shuffle, shards.
 
     python tests/benchmarks/preparation.py [--megabytes 1000] [--runs 3] [--workers 2] [--folder
     /tmp/codegen-bench]
 
-Both get the same kind of files, the same filter bounds, the same tokenizer (CodeGen's, all merges)
-and as many workers. Each run is a whole process, from start to end, and they take turns. datatrove
-reads a part of the files (`--peer-files`), since it takes ten minutes a gigabyte; rates are per
-document and per byte of raw text. Ours decontaminates and proves its tokens besides. Needs `data/`.
+Both read the same kind of files with the same filter bounds, tokenizer (CodeGen's, all merges) and
+number of workers. Each run is a whole process, and the two alternate. datatrove reads a part of the
+files (`--datatrove-files`), because it takes ten minutes per gigabyte; rates are per document and
+per byte of raw text. This project also decontaminates and verifies its tokens. Needs `data/`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ END = "<|endoftext|>"
 VOCABULARY = Path("data/vocabulary/gpt2.tiktoken")
 
 
-def tokenizer_in(folder: Path) -> Path:
-    """CodeGen's tokenizer, built once."""
+def build_benchmark_tokenizer(folder: Path) -> Path:
+    """Build CodeGen's tokenizer in a folder, if it is not there yet."""
     from components.tokenizer.config import TokenizerConfig
     from components.tokenizer.vocabulary import build_tokenizer
 
@@ -48,7 +48,7 @@ def tokenizer_in(folder: Path) -> Path:
     return folder
 
 
-def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
+def prepare_with_codegen(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
     """Prepare with this project."""
     from components.data.config import DataConfig, DataExecution
     from components.data.filters.decontamination import BenchmarkText
@@ -60,11 +60,13 @@ def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
     out.mkdir(parents=True)
     benchmarks = [
         BenchmarkText(
-            benchmark="humaneval", problem=one.task_id, text=one.prompt + one.canonical_solution
+            benchmark="humaneval",
+            problem=problem.task_id,
+            text=problem.prompt + problem.canonical_solution,
         )
-        for one in load_humaneval()
+        for problem in load_humaneval()
     ]
-    found = prepare_corpus(
+    counts = prepare_corpus(
         out,
         sources=[Source(uri=file) for file in files],
         corpus="mono",
@@ -76,12 +78,14 @@ def ours(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
         execution=DataExecution(num_workers=workers),
         benchmarks=benchmarks,
     )
-    print(json.dumps(found))
+    print(json.dumps(counts))
 
 
-def peer(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
-    """Prepare with datatrove: its reader, our filters' bounds as a LambdaFilter, its exact dedup,
-    tokenizer and shuffle."""
+def prepare_with_datatrove(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
+    """Prepare with datatrove.
+
+    Its reader, the same filter bounds as a LambdaFilter, its exact dedup, tokenizer and shuffle.
+    """
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.dedup import (
         ExactDedupConfig,
@@ -100,7 +104,7 @@ def peer(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
     dedup = ExactDedupConfig(content_getter=lambda document: document.text.encode())
 
     def read() -> list[Any]:
-        return [JsonlReader(str(source)), LambdaFilter(keep)]
+        return [JsonlReader(str(source)), LambdaFilter(passes_filters)]
 
     tasks = len(files)
     stages = [
@@ -134,8 +138,8 @@ def peer(files: list[str], tokenizer: Path, out: Path, workers: int) -> None:
         ).run()
 
 
-def keep(document: Any) -> bool:
-    """The paper's filters on one document, as a person would write them."""
+def passes_filters(document: Any) -> bool:
+    """Apply the paper's filters to one document, in plain Python."""
     lines = document.text.removesuffix("\n").split("\n")
     if not document.text or max(map(len, lines)) > 1000 or sum(map(len, lines)) / len(lines) >= 100:
         return False
@@ -144,8 +148,11 @@ def keep(document: Any) -> bool:
     )
 
 
-def measured(arguments: list[str]) -> tuple[float, float]:
-    """Wall seconds, and the peak of the resident MB of the process with all its children."""
+PREPARATIONS = {"codegen": prepare_with_codegen, "datatrove": prepare_with_datatrove}
+
+
+def measure(arguments: list[str]) -> tuple[float, float]:
+    """Run this script; return wall seconds and the peak resident MB of its process tree."""
     started = time.perf_counter()
     environment = {**os.environ, "PYTHONPATH": os.getcwd(), "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, __file__, *arguments]
@@ -153,16 +160,16 @@ def measured(arguments: list[str]) -> tuple[float, float]:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
     peak = [0.0]
-    watcher = threading.Thread(target=_watch, args=(process.pid, peak), daemon=True)
-    watcher.start()
+    sampler = threading.Thread(target=_sample_memory, args=(process.pid, peak), daemon=True)
+    sampler.start()
     output, _ = process.communicate()
     if process.returncode:
         raise SystemExit(f"{' '.join(arguments)} failed:\n{output}")
     return time.perf_counter() - started, peak[0]
 
 
-def _watch(pid: int, peak: list[float]) -> None:
-    """Keep the largest sum of resident memory; pages of mapped files count, too."""
+def _sample_memory(pid: int, peak: list[float]) -> None:
+    """Record the largest sum of resident memory, which includes pages of mapped files."""
     while psutil.pid_exists(pid):
         total = 0
         for process in [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]:
@@ -175,55 +182,64 @@ def _watch(pid: int, peak: list[float]) -> None:
 
 
 def main() -> None:
-    """Measure and print, or be one of the measured processes."""
+    """Measure both and print the rates, or run as a measured process."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--megabytes", type=int, default=1000)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--peer-files", type=int, default=2)
+    parser.add_argument("--datatrove-files", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("/tmp/codegen-bench"))
-    parser.add_argument("--be", choices=["ours", "peer"])
+    parser.add_argument("--only", choices=list(PREPARATIONS))
     parser.add_argument("--out", type=Path)
     parser.add_argument("--files", nargs="*")
-    given = parser.parse_args()
-    if given.be:
-        run = {"ours": ours, "peer": peer}[given.be]
-        run(given.files, tokenizer_in(given.folder / "tokenizer"), given.out, given.workers)
+    arguments = parser.parse_args()
+    if arguments.only:
+        run = PREPARATIONS[arguments.only]
+        run(
+            arguments.files,
+            build_benchmark_tokenizer(arguments.folder / "tokenizer"),
+            arguments.out,
+            arguments.workers,
+        )
         return
-    paths = generate(given.folder / "corpus", given.megabytes * 10**6, file_bytes=FILE_BYTES)
-    tokenizer_in(given.folder / "tokenizer")
-    inputs = {"ours": paths, "peer": paths[: given.peer_files]}
-    sizes = {name: _counted(files) for name, files in inputs.items()}
+    paths = generate(
+        arguments.folder / "corpus", arguments.megabytes * 10**6, file_bytes=FILE_BYTES
+    )
+    build_benchmark_tokenizer(arguments.folder / "tokenizer")
+    inputs = {"codegen": paths, "datatrove": paths[: arguments.datatrove_files]}
+    sizes = {name: _count_documents(files) for name, files in inputs.items()}
     rates: dict[str, list[float]] = {name: [] for name in inputs}
-    for _ in range(given.runs):
+    for _ in range(arguments.runs):
         for name, files in inputs.items():
             documents, size = sizes[name]
-            took, peak = whole_process(name, files, given.folder, given.workers)
-            rates[name].append(documents / took)
+            duration_s, peak_mb = run_process(name, files, arguments.folder, arguments.workers)
+            rates[name].append(documents / duration_s)
             print(
-                f"{name} {size / 1e6:,.0f} MB {took:.1f} s {size / 1e6 / took:.2f} MB/s, peak "
-                f"{peak:,.0f} MB",
+                f"{name} {size / 1e6:,.0f} MB {duration_s:.1f} s "
+                f"{size / 1e6 / duration_s:.2f} MB/s, "
+                f"peak {peak_mb:,.0f} MB",
                 flush=True,
             )
-    documents, size = sizes["ours"]
-    speed = statistics.median(rates["ours"]) * size / documents / 1e6 / given.workers
-    ratios = [ours / peer for ours, peer in zip(rates["ours"], rates["peer"], strict=True)]
+    documents, size = sizes["codegen"]
+    speed = statistics.median(rates["codegen"]) * size / documents / 1e6 / arguments.workers
+    pairs = zip(rates["codegen"], rates["datatrove"], strict=True)
+    ratios = [codegen / datatrove for codegen, datatrove in pairs]
     print(
-        f"ours {speed:.1f} MB/s a core (median); documents/s, ours over datatrove's: "
+        f"codegen {speed:.1f} MB/s per core (median); documents/s relative to datatrove: "
         f"{statistics.median(ratios):.1f}",
         end="",
     )
     print(f" ({min(ratios):.1f} to {max(ratios):.1f})")
 
 
-def whole_process(name: str, files: list[Path], folder: Path, workers: int) -> tuple[float, float]:
-    """Run one of the two on some files: wall seconds, and peak resident MB."""
+def run_process(name: str, files: list[Path], folder: Path, workers: int) -> tuple[float, float]:
+    """Prepare files in a new process; return wall seconds and peak resident MB."""
     out = folder / f"out-{name}"
     shutil.rmtree(out, ignore_errors=True)
     arguments = [
-        "--be",
+        "--only",
         name,
         "--out",
         str(out),
@@ -232,10 +248,10 @@ def whole_process(name: str, files: list[Path], folder: Path, workers: int) -> t
         "--workers",
         str(workers),
     ]
-    return measured([*arguments, "--files", *map(str, files)])
+    return measure([*arguments, "--files", *map(str, files)])
 
 
-def _counted(files: list[Path]) -> tuple[int, int]:
+def _count_documents(files: list[Path]) -> tuple[int, int]:
     import zstandard
 
     documents = size = 0

@@ -3,9 +3,8 @@ split or a quarter of it.
 
     python tests/benchmarks/reader.py
 
-Makes its own corpus, 8,192 sequences of 2,048 tokens, and streams it from this process's memory:
-what is measured is the reader and its cache, the network comes on top. Prints sequences and tokens
-per second.
+Writes a corpus of 8,192 sequences of 2,048 tokens and streams it from the memory of this process,
+so the network is not measured. Prints sequences and tokens per second.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ URI = "memory://benchmark"
 
 
 def measure(name: str, split: PackedSplit, num_sequences: int) -> None:
-    """Read the first sequences of the order in batches, and print how fast that was."""
+    """Read the first sequences of the order in batches and print the rate."""
     started = time.perf_counter()
     for first in range(0, num_sequences, BATCH):
         split.batch(split.shuffled_indices(0, first, BATCH))
@@ -47,7 +46,7 @@ def measure(name: str, split: PackedSplit, num_sequences: int) -> None:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Print the rate of each way to read."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tokens = folder / "tokens"

@@ -1,17 +1,17 @@
-"""New tokens per second: our sampling against `generate` of transformers, on the same model,
-prompts and lengths.
+"""Sampled tokens per second of this project against `generate` of transformers, with the same
+model, prompts and lengths.
 
     python tests/benchmarks/sampling.py [--shape starter] [--samples 20] [--prompts 8] [--new-tokens
     128] [--rounds 3]
 
-Both draw the same number of tokens (no completion ends early) at temperature 0.8, top-p 0.95, after
-HumanEval's prompts of median length in CodeGen's own tokens. Weights are random; the head's are
-made sharper, so that a nucleus is as small as a trained model's (its mean size is printed).
-transformers is given its best: KV cache, inference mode, and the fastest of several ways to batch,
-found before the rounds; it takes prompts one batch after the other, so its rate is measured on
-fewer of them. Both take turns within a round, and the medians over the rounds are compared. Ours is
-what an evaluation uses, with text in and text out: a process a core for the starter's model, whose
-rate at the first use is left out.
+Both sample the same number of tokens (no completion ends early) at temperature 0.8 and top-p 0.95,
+from HumanEval's prompts of median length in CodeGen's tokens. Weights are random; those of the head
+are scaled, so that a nucleus is as small as a trained model's (its mean size is printed).
+transformers uses a KV cache, inference mode and the fastest of several batch sizes and caches,
+which is selected before the rounds. It processes one batch after the other, so fewer prompts are
+enough to measure its rate. Both alternate within a round, and the medians over the rounds are
+compared. This project's side is what an evaluation uses, with text as input and output: one process
+per core for the starter's model. Its first call is not counted.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ SHAPES = {
     ),
 }
 """Model and merges of its tokenizer."""
-SHARPER = 5.0
+HEAD_SCALE = 5.0
 TEMPERATURE, TOP_P = 0.8, 0.95
 Run = Callable[[], tuple[float, int]]
 
@@ -78,18 +78,19 @@ def main(
     rounds: int,
     device: str,
     layers: int | None,
-    way: str,
+    method: str,
 ) -> None:
-    """Measure and print."""
+    """Measure both and print the rates."""
     config, merges = SHAPES[shape]
     config = config.replace(num_layers=layers) if layers else config
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         encoder = _encoder(folder, merges)
-        middle = _middle([one.prompt for one in load_humaneval()], encoder, prompts)
+        texts = [problem.prompt for problem in load_humaneval()]
+        median_prompts = _median_length(texts, encoder, prompts)
         model = _model(config, encoder)
         save_checkpoint(model, folder, folder)
-        ids = [encoder.encode(one) for one in middle]
+        ids = [encoder.encode(prompt) for prompt in median_prompts]
         print(f"{shape}, {config.num_parameters / 1e6:,.1f}M parameters; {_machine(device)}")
         print(
             f"{prompts} prompts of {len(ids[0])} to {len(ids[-1])} tokens, {samples} samples "
@@ -100,21 +101,23 @@ def main(
             f"{_nucleus(model, ids, encoder.num_ids):.0f} tokens"
         )
         del model
-        best = _fastest(_transformers(folder, device), ids, samples, new_tokens, way)
+        fastest = _fastest(_transformers(folder, device), ids, samples, new_tokens, method)
         with open_sampler(folder) as sampler:
-            _compare(best, _ours(sampler, middle, samples, new_tokens), rounds, shape)
+            _compare(
+                fastest, _sampler_run(sampler, median_prompts, samples, new_tokens), rounds, shape
+            )
 
 
-def _compare(theirs: Run, ours: Run, rounds: int, shape: str) -> None:
-    ours()  # Once for what is made at the first use.
+def _compare(transformers: Run, codegen: Run, rounds: int, shape: str) -> None:
+    codegen()  # The first call builds caches and processes.
     ratios, rates = [], []
     for number in range(1, rounds + 1):
-        their_rate, our_rate = _rate(theirs), _rate(ours)
-        rates.append(our_rate)
-        ratios.append(our_rate / their_rate)
+        transformers_rate, codegen_rate = _rate(transformers), _rate(codegen)
+        rates.append(codegen_rate)
+        ratios.append(codegen_rate / transformers_rate)
         print(
-            f"round {number}: transformers {their_rate:,.1f}, ours {our_rate:,.1f} tokens/s: "
-            f"{ratios[-1]:.2f}x",
+            f"round {number}: transformers {transformers_rate:,.1f}, codegen {codegen_rate:,.1f} "
+            f"tokens/s: {ratios[-1]:.2f}x",
             flush=True,
         )
     print(f"median: {statistics.median(rates):,.1f} tokens/s, {statistics.median(ratios):.2f}x")
@@ -130,9 +133,9 @@ def _compare(theirs: Run, ours: Run, rounds: int, shape: str) -> None:
     )
 
 
-def _middle(texts: list[str], encoder: Encoder, count: int) -> list[str]:
-    """The texts of median length in tokens."""
-    ordered = sorted(texts, key=lambda one: len(encoder.encode(one)))
+def _median_length(texts: list[str], encoder: Encoder, count: int) -> list[str]:
+    """Return the texts of median length in tokens."""
+    ordered = sorted(texts, key=lambda text: len(encoder.encode(text)))
     return ordered[(len(ordered) - count) // 2 :][:count]
 
 
@@ -146,10 +149,10 @@ def _encoder(folder: Path, merges: int) -> Encoder:
 
 
 def _model(config: ModelConfig, encoder: Encoder) -> CodeGen:
-    """Random weights with a sharper head, which never ends a text."""
+    """Return a model with random weights and a scaled head that never ends a text."""
     model = CodeGen(config).eval()
     with torch.no_grad():
-        model.head.weight.mul_(SHARPER)
+        model.head.weight.mul_(HEAD_SCALE)
         model.head.bias[encoder.eot_id] = -1e4
     return model
 
@@ -172,80 +175,85 @@ def _nucleus(model: CodeGen, prompts: list[list[int]], num_ids: int) -> float:
     return statistics.mean(sizes)
 
 
-def _ours(sampler: Any, prompts: list[str], samples: int, new_tokens: int) -> Run:
+def _sampler_run(sampler: Any, prompts: list[str], samples: int, new_tokens: int) -> Run:
     def run() -> tuple[float, int]:
-        waiting = deque(
-            TextRequest((place, number), prompt, 1_000 * place + number, new_tokens)
-            for place, prompt in enumerate(prompts)
+        requests = deque(
+            TextRequest((index, number), prompt, 1_000 * index + number, new_tokens)
+            for index, prompt in enumerate(prompts)
             for number in range(samples)
         )
         started = time.perf_counter()
-        drawn = sampler.generate(
-            waiting, max_new_tokens=new_tokens, temperature=TEMPERATURE, top_p=TOP_P
+        completions = sampler.generate(
+            requests, max_new_tokens=new_tokens, temperature=TEMPERATURE, top_p=TOP_P
         )
-        tokens = sum(one.num_tokens for one in drawn)
+        tokens = sum(completion.num_tokens for completion in completions)
         return time.perf_counter() - started, tokens
 
     return run
 
 
 def _fastest(
-    model: torch.nn.Module, prompts: list[list[int]], samples: int, new_tokens: int, way: str
+    model: torch.nn.Module, prompts: list[list[int]], samples: int, new_tokens: int, method: str
 ) -> Run:
-    """The fastest of: a prompt at a time, and several side by side; with a growing and with a
-    static cache. Of ways within 5 % the one with fewer prompts at once, whose rounds take less
-    time."""
-    if way:
-        together, cache = way.split(",")
-        return _theirs(model, prompts, samples, new_tokens, int(together), static=cache == "static")
-    ways = [
-        (together, static)
-        for together in (1, 4)
-        if together <= len(prompts)
+    """Return the fastest of one and four prompts per batch, with a growing and a static cache.
+
+    Of methods within 5 %, the one with the smaller batch, whose rounds take less time.
+    """
+    if method:
+        batch_size, cache = method.split(",")
+        return _transformers_run(
+            model, prompts, samples, new_tokens, int(batch_size), static=cache == "static"
+        )
+    methods = [
+        (batch_size, static)
+        for batch_size in (1, 4)
+        if batch_size <= len(prompts)
         for static in (False, True)
     ]
     rates = {}
-    for together, static in ways:
+    for batch_size, static in methods:
         try:
-            rates[together, static] = _rate(
-                _theirs(model, prompts, samples, min(16, new_tokens), together, static=static)
+            rates[batch_size, static] = _rate(
+                _transformers_run(
+                    model, prompts, samples, min(16, new_tokens), batch_size, static=static
+                )
             )
-        except Exception as error:  # A way that this model does not know is none.
+        except Exception as error:  # The model does not support this cache.
             print(
-                f"transformers, {together} prompts at once, static cache {static}: "
+                f"transformers, {batch_size} prompts at once, static cache {static}: "
                 f"{type(error).__name__}: {error}"[:160]
             )
-    for (together, static), rate in rates.items():
+    for (batch_size, static), rate in rates.items():
         print(
-            f"transformers, {together} prompts at once, static cache {static}: {rate:,.1f} "
+            f"transformers, {batch_size} prompts at once, static cache {static}: {rate:,.1f} "
             "tokens/s in short runs"
         )
-    good = [way for way, rate in rates.items() if rate > 0.95 * max(rates.values())]
-    together, static = max(good, key=lambda way: (-way[0], rates[way]))
-    return _theirs(model, prompts, samples, new_tokens, together, static=static)
+    candidates = [method for method, rate in rates.items() if rate > 0.95 * max(rates.values())]
+    batch_size, static = max(candidates, key=lambda method: (-method[0], rates[method]))
+    return _transformers_run(model, prompts, samples, new_tokens, batch_size, static=static)
 
 
-def _theirs(
+def _transformers_run(
     model: torch.nn.Module,
     prompts: list[list[int]],
     samples: int,
     new_tokens: int,
-    together: int,
+    batch_size: int,
     *,
     static: bool,
 ) -> Run:
     device = next(model.parameters()).device
-    some = prompts[:together]
-    longest = max(map(len, some))
-    ids = torch.tensor([[0] * (longest - len(one)) + one for one in some], device=device)
+    batch = prompts[:batch_size]
+    longest = max(map(len, batch))
+    ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in batch], device=device)
     mask = torch.tensor(
-        [[0] * (longest - len(one)) + [1] * len(one) for one in some], device=device
+        [[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in batch], device=device
     )
 
     def run() -> tuple[float, int]:
         started = time.perf_counter()
         with torch.inference_mode():
-            found = model.generate(  # type: ignore[operator]
+            output = model.generate(  # type: ignore[operator]
                 ids,
                 attention_mask=mask,
                 do_sample=True,
@@ -260,8 +268,8 @@ def _theirs(
                 use_cache=True,
                 **({"cache_implementation": "static"} if static else {}),
             )
-            drawn = (found.shape[1] - longest) * found.shape[0]
-        return time.perf_counter() - started, drawn
+            num_tokens = (output.shape[1] - longest) * output.shape[0]
+        return time.perf_counter() - started, num_tokens
 
     return run
 
@@ -290,6 +298,8 @@ if __name__ == "__main__":
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--layers", type=int, default=None)
     parser.add_argument(
-        "--way", default="", help="Of transformers, where it is known: 1,growing or 4,static."
+        "--method",
+        default="",
+        help="method of transformers if the fastest is known: 1,growing or 4,static",
     )
     main(**vars(parser.parse_args()))

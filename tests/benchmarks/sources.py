@@ -3,8 +3,8 @@ and the peak of memory.
 
     python tests/benchmarks/sources.py [--megabytes 200] [--runs 3]
 
-Documents are 10 kB of this project's own Python, each with another first line. Processor time
-counts, so that a busy machine does not. Prints the median and range of MB/s.
+Documents are 10 kB of this project's Python, each with another first line. Rates use processor
+time, which the load of the machine changes little. Prints the median and range of MB/s.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _SCHEMA = {
 
 
 def documents(num_bytes: int) -> Iterator[dict[str, str]]:
-    """Rows of about `num_bytes` in all."""
+    """Yield rows of about `num_bytes` in total."""
     code = "".join(path.read_text() for path in sorted(Path("components").rglob("*.py")))
     for number in range(num_bytes // DOCUMENT_BYTES):
         start = number * 7919 % (len(code) - DOCUMENT_BYTES)
@@ -48,7 +48,7 @@ def documents(num_bytes: int) -> Iterator[dict[str, str]]:
 
 
 def write(folder: Path, num_bytes: int) -> None:
-    """The same rows in every format."""
+    """Write the same rows in every format."""
     rows = list(documents(num_bytes))
     lines = "".join(json.dumps(row) + "\n" for row in rows).encode()
     (folder / "a.jsonl").write_bytes(lines)
@@ -60,7 +60,7 @@ def write(folder: Path, num_bytes: int) -> None:
 
 
 def rate(uri: str) -> float:
-    """MB of text a second of processor time."""
+    """Return MB of text per second of processor time."""
     (partition,) = list_partitions([Source(uri=uri)])
     started, num_bytes = time.process_time(), 0
     for batch in read_partition(partition, ["Python"]):
@@ -69,7 +69,7 @@ def rate(uri: str) -> float:
 
 
 def main() -> None:
-    """Measure and print."""
+    """Print the rate of each format."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=int, default=200)
     parser.add_argument("--runs", type=int, default=3)

@@ -1,16 +1,15 @@
-"""Training speed, side by side: this model and `transformers`' CodeGen, both under DeepSpeed with
+"""Training speed of this project's model against CodeGen of transformers, both with DeepSpeed and
 the same settings.
 
     python tests/benchmarks/training.py [--recipe starter] [--device cuda] [--out figures.json]
 
-For every shape the two are trained by processes of their own, in turn, on the same tokens from the
-same first weights' law, with the configuration that a stage gives DeepSpeed (ZeRO 1, AdamW,
-clipping, accumulation); a step is timed from its first forward pass to the end of the optimizer.
-The peak of matrix products is measured in the same process just before. On a GPU it needs PyTorch,
-DeepSpeed and pydantic, and `transformers` for the other side. Prints a table, and JSON with
-`--out`.
+For every shape the two models are trained alternately in separate processes, on the same tokens,
+with initial weights of the same distribution and the DeepSpeed configuration of a stage (ZeRO 1,
+AdamW, clipping, accumulation). A step is timed from its first forward pass to the end of the
+optimizer step. The peak of matrix products is measured in the same process just before. On a GPU it
+needs PyTorch, DeepSpeed, pydantic and transformers. Prints a table, and writes JSON with `--out`.
 
-Not covered: reading data, and checkpoints.
+Not covered: reading data and checkpoints.
 """
 
 from __future__ import annotations
@@ -36,36 +35,36 @@ from components.core.network import free_port
 from components.model.config import ModelConfig
 from flows.settings.recipes import recipe
 
-SIDES = ("ours", "transformers")
+MODELS = ("codegen", "transformers")
 
 
 @dataclass(frozen=True)
 class Case:
-    """A recipe's model, a batch, and how it is computed."""
+    """A recipe's model, a batch, and the execution settings."""
 
     recipe: str
     micro_batch: int
     accumulation: int
     steps: int
-    """That are timed, after one that is not."""
+    """Timed steps, after one that is not timed."""
     rounds: int = 3
     num_layers: int | None = None
-    """Where there is no room for all."""
+    """If memory is too small for all."""
     context_length: int | None = None
-    """Likewise."""
+    """If memory is too small for the recipe's."""
     precision: str = "fp32"
     device: str = "cpu"
     ranks: int = 1
     threads: int = 1
-    """Of each rank."""
+    """Per rank."""
     zero_stage: int = 1
     offload: str = "none"
     activation_checkpoint_interval: int = 0
-    sides: tuple[str, ...] = SIDES
+    models: tuple[str, ...] = MODELS
 
     @property
     def model(self) -> ModelConfig:
-        """The shape."""
+        """The model config with the changes of this case."""
         shape = recipe(self.recipe).model
         changes = {"num_layers": self.num_layers, "context_length": self.context_length}
         return shape.replace(
@@ -74,8 +73,8 @@ class Case:
 
 
 CASES = {
-    # The starter as `make run` trains it; 350M with as many layers, or as many tokens, as
-    # transformers finds room for.
+    # The starter as `make run` trains it; 350M with as many layers, or as many tokens, as fit in
+    # memory with transformers.
     "cpu": (
         Case("starter", micro_batch=2, accumulation=1, steps=40, rounds=5, ranks=2),
         Case("350m", micro_batch=1, accumulation=2, steps=3, num_layers=6, threads=2),
@@ -101,14 +100,14 @@ CASES = {
             rounds=1,
             offload="cpu",
             activation_checkpoint_interval=1,
-            sides=("ours",),
+            models=("codegen",),
         ),
     ),
 }
 
 
 def main() -> None:
-    """Measure the shapes of a device, or be one of the processes that are measured."""
+    """Measure the cases of a device, or run as a measured process."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--recipe", help="only this recipe's model")
@@ -118,15 +117,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--out", type=Path, help="where to write the figures as JSON")
     parser.add_argument(
-        "--worker", nargs=2, metavar=("SIDE", "CASE"), help="(for its own processes)"
+        "--worker", nargs=2, metavar=("MODEL", "CASE"), help="run as a measured process"
     )
     arguments = parser.parse_args()
     if arguments.worker:
-        side, case = arguments.worker
-        print("\n" + json.dumps(worker(side, Case(**json.loads(case)))))
+        model_name, case = arguments.worker
+        print("\n" + json.dumps(worker(model_name, Case(**json.loads(case)))))
         return
     precision = arguments.precision or ("bf16" if arguments.device == "cuda" else "fp32")
-    found = [
+    results = [
         measure(
             replace(
                 case,
@@ -139,35 +138,39 @@ def main() -> None:
         if arguments.recipe in (None, case.recipe)
     ]
     if arguments.out:
-        arguments.out.write_text(json.dumps({"machine": machine(), "cases": found}, indent=1))
+        arguments.out.write_text(json.dumps({"machine": machine(), "cases": results}, indent=1))
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Both sides in turn, `rounds` times; prints and returns the medians."""
+    """Measure both models alternately, `rounds` times; print and return the medians."""
     name = f"{case.recipe}, {case.model.num_layers} layers, {case.model.context_length:,} tokens"
-    runs: dict[str, list[dict[str, float]]] = {side: [] for side in case.sides}
+    runs: dict[str, list[dict[str, float]]] = {model_name: [] for model_name in case.models}
     for _ in range(case.rounds):
-        for side in case.sides:
-            runs[side].append(run_worker(side, case))
+        for model_name in case.models:
+            runs[model_name].append(run_worker(model_name, case))
     rows = {
-        side: {key: statistics.median(one[key] for one in found) for key in found[0]}
-        for side, found in runs.items()
+        model_name: {
+            key: statistics.median(record[key] for record in records) for key in records[0]
+        }
+        for model_name, records in runs.items()
     }
-    for side, row in rows.items():
+    for model_name, row in rows.items():
         print(
-            f"{name} {case.precision} {side:12}: {row['tokens_per_s']:9,.0f} tokens/s, MFU "
+            f"{name} {case.precision} {model_name:12}: {row['tokens_per_s']:9,.0f} tokens/s, MFU "
             f"{row['mfu']:.1%} of "
             f"{row['peak_flops'] / 1e12:.3f} TFLOP/s, {row['peak_bytes'] / 1e9:.2f} GB, loss "
             f"{row['loss']:.3f}"
         )
     result: dict[str, Any] = {"case": asdict(case), "medians": rows, "runs": runs}
-    if len(case.sides) == len(SIDES):
+    if len(case.models) == len(MODELS):
         ratios = sorted(
-            ours["tokens_per_s"] / theirs["tokens_per_s"]
-            for ours, theirs in zip(*(runs[side] for side in SIDES), strict=True)
+            codegen["tokens_per_s"] / transformers["tokens_per_s"]
+            for codegen, transformers in zip(
+                *(runs[model_name] for model_name in MODELS), strict=True
+            )
         )
         result["speed_ratios"] = ratios
-        result["memory_ratio"] = rows["ours"]["peak_bytes"] / rows["transformers"]["peak_bytes"]
+        result["memory_ratio"] = rows["codegen"]["peak_bytes"] / rows["transformers"]["peak_bytes"]
         print(
             f"  {statistics.median(ratios):.2f}x ({ratios[0]:.2f} to {ratios[-1]:.2f}), memory "
             f"{result['memory_ratio']:.2f}x"
@@ -175,8 +178,8 @@ def measure(case: Case) -> dict[str, Any]:
     return result
 
 
-def run_worker(side: str, case: Case) -> dict[str, float]:
-    """One side's ranks, from start to end; their memory is summed up."""
+def run_worker(model_name: str, case: Case) -> dict[str, float]:
+    """Run all ranks of one model; return the figures of rank 0 with the memory of all ranks."""
     environment = os.environ | {
         "WORLD_SIZE": str(case.ranks),
         "MASTER_ADDR": "127.0.0.1",
@@ -185,7 +188,7 @@ def run_worker(side: str, case: Case) -> dict[str, float]:
     }
     if case.device == "cpu":
         environment |= {"DS_ACCELERATOR": "cpu", "TORCHDYNAMO_DISABLE": "1"}
-    command = [sys.executable, __file__, "--worker", side, json.dumps(asdict(case))]
+    command = [sys.executable, __file__, "--worker", model_name, json.dumps(asdict(case))]
     ranks = [
         subprocess.Popen(
             command,
@@ -199,14 +202,13 @@ def run_worker(side: str, case: Case) -> dict[str, float]:
     outputs = [rank.communicate() for rank in ranks]
     for rank, (output, errors) in zip(ranks, outputs, strict=True):
         if rank.returncode:
-            sys.exit(f"{side} failed on {case.recipe}:\n{output[-2000:]}\n{errors[-4000:]}")
+            sys.exit(f"{model_name} failed on {case.recipe}:\n{output[-2000:]}\n{errors[-4000:]}")
     figures: list[dict[str, float]] = [json.loads(output.splitlines()[-1]) for output, _ in outputs]
-    return figures[0] | {"peak_bytes": sum(one["peak_bytes"] for one in figures)}
+    return figures[0] | {"peak_bytes": sum(rank_figures["peak_bytes"] for rank_figures in figures)}
 
 
-def worker(side: str, case: Case) -> dict[str, float]:
-    """One rank of one side: the median step, what it makes of the peak, and the most memory the
-    process held."""
+def worker(model_name: str, case: Case) -> dict[str, float]:
+    """Train on one rank; return tokens per second, MFU and the peak memory of the process."""
     sys.modules["mlflow"] = None  # type: ignore[assignment]  # DeepSpeed's autotuner would import it.
     import torch
 
@@ -217,7 +219,7 @@ def worker(side: str, case: Case) -> dict[str, float]:
 
     on_gpu = case.device == "cuda"
     device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpu else torch.device("cpu")
-    place = TrainingExecution.parse(
+    execution = TrainingExecution.parse(
         {
             "world_size": case.ranks,
             "micro_batch": case.micro_batch,
@@ -239,9 +241,9 @@ def worker(side: str, case: Case) -> dict[str, float]:
     )
     init_process_group(device)
     torch.set_num_threads(case.threads)
-    peak_flops = measure_hardware(place, device).peak_flops
-    config = deepspeed_config(stage, place, context, on_gpu=on_gpu, precision=case.precision)
-    model, loss_of = (our_model if side == "ours" else their_model)(case)
+    peak_flops = measure_hardware(execution, device).peak_flops
+    config = deepspeed_config(stage, execution, context, on_gpu=on_gpu, precision=case.precision)
+    model, loss_of = MODEL_BUILDERS[model_name](case)
     engine = build_engine(model, stage.weight_decay, config)
     generator = torch.Generator().manual_seed(int(os.environ["RANK"]))
     seconds, loss = [], torch.tensor(0.0)
@@ -260,7 +262,7 @@ def worker(side: str, case: Case) -> dict[str, float]:
         seconds.append(time.monotonic() - started)
     tokens_per_s = global_batch_tokens / statistics.median(
         seconds[1:]
-    )  # The first one allocates, or compiles.
+    )  # The first step allocates or compiles.
     peak_bytes = (
         torch.cuda.max_memory_allocated()
         if on_gpu
@@ -276,8 +278,8 @@ def worker(side: str, case: Case) -> dict[str, float]:
     }
 
 
-def our_model(case: Case) -> tuple[Any, Any]:
-    """This project's model, prepared as a stage prepares it, and its loss."""
+def build_codegen(case: Case) -> tuple[Any, Any]:
+    """Return this project's model as a stage prepares it, and its loss function."""
     from components.model.transformer import CodeGen
 
     model = CodeGen(case.model, seed=0)
@@ -288,8 +290,8 @@ def our_model(case: Case) -> tuple[Any, Any]:
     return model, lambda engine, tokens_BT: engine(tokens_BT, z_loss=1e-4)
 
 
-def their_model(case: Case) -> tuple[Any, Any]:
-    """`transformers`' model without dropout, as CodeGen was trained, and its loss."""
+def build_transformers(case: Case) -> tuple[Any, Any]:
+    """Return the model of transformers without dropout, as in CodeGen, and its loss function."""
     from transformers import CodeGenConfig, CodeGenForCausalLM
 
     shape = case.model
@@ -311,16 +313,19 @@ def their_model(case: Case) -> tuple[Any, Any]:
     ), lambda engine, tokens_BT: engine(input_ids=tokens_BT, labels=tokens_BT).loss
 
 
+MODEL_BUILDERS = {"codegen": build_codegen, "transformers": build_transformers}
+
+
 def machine() -> dict[str, Any]:
-    """Where it was measured."""
+    """Return the processor, the number of cores, the GPU and the Python version."""
     import torch
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     processor = next(
         (
-            one
-            for one in Path("/proc/cpuinfo").read_text().splitlines()
-            if one.startswith("model name")
+            line
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
         ),
         "",
     )

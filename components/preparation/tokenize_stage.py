@@ -212,8 +212,6 @@ class _PartitionTokenizer:
         self._counts["bytes"] += int(pc.sum(num_bytes).as_py())
         self._counts["rejected"] += len(texts) - int(pc.sum(is_accepted).as_py() or 0)
         tokens = self._encode(records.filter(is_accepted), documents.filter(is_accepted))
-        excerpts = pc.utf8_slice_codeunits(texts, 0, _EXCERPT_CHARACTERS)
-        no_excerpt = pa.scalar(None, type=pa.large_string())
         occurrence = np.where(is_sampled, 0, NOT_SAMPLED_OCCURRENCE)
         columns = {
             "order": documents["order"],
@@ -227,7 +225,7 @@ class _PartitionTokenizer:
             "source": records["source"],
             "path": records["path"],
             "num_bytes": num_bytes.cast(pa.int64()),
-            "excerpt": pc.if_else(is_accepted, no_excerpt, excerpts),
+            "excerpt": self._excerpts(texts, pc.invert(is_accepted)),
             "tokens": _expand_to_all_rows(tokens, is_accepted),
             "bands": self._bands(texts),
         }
@@ -235,6 +233,12 @@ class _PartitionTokenizer:
         self._runs.add(rows)
         for number in range(1, counts.max(initial=0)):
             self._runs.add(_repeat(rows.filter(pa.array(counts > number)), number, self._job.seed))
+
+    def _excerpts(self, texts: pa.LargeStringArray, is_rejected: pa.Array) -> pa.Array:
+        """The beginnings of rejected documents, redacted as accepted documents are; else null."""
+        rejected = redact(texts.filter(is_rejected), self._job.rules.redaction).texts
+        excerpts = pc.utf8_slice_codeunits(rejected, 0, _EXCERPT_CHARACTERS)
+        return _expand_to_all_rows(excerpts, is_rejected)
 
     def _num_occurrences(self, documents: pa.RecordBatch, reasons: pa.Array) -> Counts:
         """How often each document occurs: rejected and held-out documents once."""
@@ -335,8 +339,8 @@ def _with_separators(encoded: RaggedIds, eot_id: int) -> pa.LargeBinaryArray:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(encoded), buffers)
 
 
-def _expand_to_all_rows(values: pa.Array, is_accepted: pa.Array) -> pa.Array:
-    """Put the values of accepted rows at their rows, null elsewhere."""
-    mask = is_accepted.to_numpy(zero_copy_only=False)
+def _expand_to_all_rows(values: pa.Array, is_selected: pa.Array) -> pa.Array:
+    """Put the values of selected rows at their rows, null elsewhere."""
+    mask = is_selected.to_numpy(zero_copy_only=False)
     indices = np.cumsum(mask) - 1
     return values.take(pa.array(indices, mask=~mask))

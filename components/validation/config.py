@@ -60,12 +60,6 @@ class ValidationConfig(Config):
     """Minimum documents per split. Assumption: 1 is enough to compute bits per byte."""
     min_sequences_per_split: int = Field(default=1, ge=1)
     """Minimum full sequences per split. Assumption: 1 is enough to compute bits per byte."""
-    max_rejected_fraction: float = Field(default=0.9, ge=0, le=1)
-    """Maximum fraction of documents per language that filters reject. Assumption: more means wrong
-    archives or a broken filter. Measured: at most 0.43 % (multi, Go) in pinned corpora."""
-    max_duplicate_fraction: float = Field(default=0.9, ge=0, le=1)
-    """Maximum fraction of duplicate documents per language. Assumption: more means that archives
-    were read repeatedly. Measured: at most 0.21 % (mono) in pinned corpora."""
     max_duplicate_path_fraction: float = Field(default=0, ge=0, le=1)
     """Maximum fraction of documents per language, including rejected documents, that share source
     and path with another document. 0 in pinned corpora; more means that an archive was read twice.

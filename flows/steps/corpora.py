@@ -75,8 +75,8 @@ def prepared_corpus_spec(
 ) -> ArtifactSpec:
     """Return the spec of a prepared corpus.
 
-    Settings that do not change its bytes are excluded: those of other corpora, and the tolerated
-    fraction of quarantined records.
+    Settings that do not change its bytes are excluded: those of other corpora, the tolerated
+    fraction of quarantined records, and the share of the text that may be rejected.
 
     Args:
         benchmark_texts: problems that decontamination removes.
@@ -87,7 +87,7 @@ def prepared_corpus_spec(
 
     config = {
         "data": recipe.data.replace(
-            corpora={corpus: recipe.data.corpora[corpus]},
+            corpora={corpus: recipe.data.corpora[corpus].reset("max_dropped_share")},
             quarantine=recipe.data.quarantine.reset("max_quarantined_fraction"),
         ),
         "benchmarks": fingerprint(list(benchmark_texts)),

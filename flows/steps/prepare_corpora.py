@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -13,8 +13,6 @@ from components.core.artifact import Artifact
 from components.core.errors import FetchError
 from components.core.extras import require_extra
 from components.core.files import write_atomic
-from components.core.remote_errors import wrap_remote_errors
-from components.core.store import Store
 from flows.runtime.context import FlowContext
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
@@ -28,6 +26,13 @@ from flows.steps.corpora import (
     prepared_corpus_spec,
     tokenizer_spec,
 )
+from flows.steps.corpus_tables import (
+    license_table,
+    reject_counts,
+    sample_rejects,
+    step_metrics,
+    step_table,
+)
 
 if TYPE_CHECKING:  # Imports DVC, numpy and MLflow.
     from components.data.archives.pull import Origin, PullResult
@@ -37,6 +42,10 @@ if TYPE_CHECKING:  # Imports DVC, numpy and MLflow.
 
 DATASET_CARD = "dataset-card.md"
 """The card of the corpora that were prepared last, in the workspace and in MLflow."""
+STEPS_TABLE = "corpus-steps.json"
+"""MLflow table of the text after each step, by source and language, and of the rejected text."""
+LICENSES_TABLE = "licenses.json"
+"""MLflow table of tokens by license."""
 REJECTS_TABLE = "rejects.json"
 """MLflow table of rejected documents and quarantined records."""
 
@@ -186,11 +195,15 @@ def prepare_corpus_step(
 
 
 def write_dataset_card(context: FlowContext, corpora: RecipeCorpora) -> None:
-    """Write the dataset card; log it to MLflow with counts and samples of rejects."""
+    """Write the dataset card; log it to MLflow with the statistics of the corpora and samples of
+    rejects."""
     path = context.execution.workspace_path / DATASET_CARD
     write_atomic(path, dataset_card(context.recipe, context.execution, corpora))
     context.run.log_file(path)
     context.run.log_metrics(reject_counts(corpora.prepared))
+    context.run.log_metrics({"steps": step_metrics(corpora.prepared)})
+    context.run.log_table(STEPS_TABLE, step_table(corpora.prepared))
+    context.run.log_table(LICENSES_TABLE, license_table(corpora.prepared))
     if rows := sample_rejects(corpora.prepared, context.store):
         context.run.log_table(REJECTS_TABLE, rows)
 
@@ -234,49 +247,3 @@ def training_corpora_of(
         TrainingCorpus(prepared[corpus], licenses_by_package(raw[corpus], sources))
         for corpus in names
     ]
-
-
-def sample_rejects(prepared: Mapping[str, Artifact], store: Store) -> list[dict[str, JsonValue]]:
-    """Return samples of rejects per corpus, reason and language; columns: `SAMPLE_COLUMNS`.
-
-    Reads the reject files directly, so no shard is fetched.
-
-    Raises:
-        RemoteError: a file cannot be read.
-    """
-    from components.dataset.manifests import (
-        QUARANTINE_JSONL,
-        REJECTS_PARQUET,
-        sample_quarantined_records,
-        sample_rejected_documents,
-    )
-
-    rows: list[dict[str, JsonValue]] = []
-    for corpus, artifact in prepared.items():
-        with (
-            wrap_remote_errors("reading rejected documents", artifact.address),
-            store.fs.open(f"{artifact.address}/{REJECTS_PARQUET}", "rb") as rejects,
-            store.fs.open(f"{artifact.address}/{QUARANTINE_JSONL}", "rb") as quarantine,
-        ):
-            samples = [*sample_rejected_documents(rejects), *sample_quarantined_records(quarantine)]
-        samples.sort(key=lambda row: (row["reason"], row["language"] or ""))
-        rows += [{"reason": row["reason"], "corpus": corpus, **row} for row in samples]
-    return rows
-
-
-def reject_counts(prepared: Mapping[str, Artifact]) -> dict[str, JsonValue]:
-    """Return metrics: rejected documents by reason, quarantined records, and redactions."""
-    from components.data.filters.quality import DUPLICATE
-
-    rejected: dict[str, JsonValue] = {}
-    quarantined: dict[str, JsonValue] = {}
-    redacted: dict[str, JsonValue] = {}
-    for corpus, artifact in prepared.items():
-        languages: Any = artifact.statistics["languages"]
-        rejected[corpus] = {
-            language: {**counts["rejected"], DUPLICATE: counts["duplicates"]}
-            for language, counts in languages.items()
-        }
-        quarantined[corpus] = artifact.statistics.get("quarantined", {})
-        redacted[corpus] = artifact.statistics.get("redacted", {})
-    return {"rejected": rejected, "quarantined": quarantined, "redacted": redacted}

@@ -143,6 +143,10 @@ def validate_shards(
         config={
             **validation_identity(config, "prepared", suites),
             "languages": _languages(context.recipe),
+            "max_dropped_share": {
+                name: corpus.max_dropped_share
+                for name, corpus in context.recipe.data.corpora.items()
+            },
         },
         parents=_with_previous(prepared, previous),
         code_version=CODE_VERSION,

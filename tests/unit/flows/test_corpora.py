@@ -30,7 +30,8 @@ from flows.steps.corpora import (
     push_prepared,
     tokenizer_spec,
 )
-from flows.steps.prepare_corpora import dataset_card, reject_counts, sample_rejects
+from flows.steps.corpus_tables import reject_counts, sample_rejects
+from flows.steps.prepare_corpora import dataset_card
 
 
 def must_not_build(_: Path) -> dict[str, int]:

@@ -448,7 +448,7 @@ def test_a_step_that_rejects_too_much_text_is_reported_with_its_rules_and_exampl
     )
     assert "data.corpora.nl.filters;" in filters.fix
     assert filters.fix.endswith("change data.corpora.nl.max_dropped_share.filters")
-    (result,) = [item for item in read_results_of(tmp_path / "filters") if not item["success"]]
+    (result,) = [item for item in read_results_of(tmp_path / "filters") if item["success"] is False]
     assert result["num_unexpected"] is None
     assert result["observed"].startswith("11.2% of English")
     assert len(result["examples"]) == 3

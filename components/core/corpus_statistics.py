@@ -114,4 +114,4 @@ def largest_licenses(statistics: Mapping[str, Any]) -> list[LicenseTokens]:
 
 def format_share(share: float) -> str:
     """A share in percent with two decimals; a share that would be 0.00 is not shown as zero."""
-    return f"{100 * share:.2f} %" if share >= _SMALLEST_SHARE or not share else "< 0.01 %"
+    return f"{100 * share:.2f} %" if share >= _SMALLEST_SHARE or not share else "below 0.01 %"

@@ -22,15 +22,15 @@ from components.report.formatting import count, join_words, size
 from components.report.page import Block, Section, Statement, section
 from components.report.rejects import reject_blocks
 from components.report.results import RunResults, stage_title
-from components.report.table import Cell, Column, Table, Value, group, stage_cell, table
+from components.report.table import Cell, Table, Value, group, stage_cell, table
 
 Rule = Mapping[str, Any]
 """A validation result in `results.json`: see
 `components.validation.rule_results.RuleResult.record`."""
 
-_STEP_FOOTNOTE = (
-    "Each document counts once, except in the training tokens, which repeat documents as the "
-    "epochs of their sources say. Lost: share of the bytes before the step."
+_SIZE_FOOTNOTE = (
+    "Lost: share of the bytes before the step. Tokens once: each document counts once. Training "
+    "tokens: documents are repeated as the epochs of their sources say."
 )
 
 
@@ -43,8 +43,9 @@ def corpus_section(results: RunResults, store: Store) -> Section:
         languages = [(corpus, row) for corpus, row in rows if row.source is None]
         sources = [(corpus, row) for corpus, row in rows if row.source is not None]
         blocks = (
-            _step_table("Text after each step", languages, prepared),
-            _step_table("Text after each step, by source", sources, prepared),
+            _size_table("Size after each step", languages, prepared),
+            _document_table(languages, prepared),
+            _size_table("Size after each step, by source", sources, prepared),
             _rule_table(languages, prepared),
             _license_table(prepared),
             *reject_blocks(prepared, store),
@@ -74,30 +75,44 @@ def _corpus_steps(prepared: Mapping[str, Artifact]) -> list[tuple[str, CorpusSte
     ]
 
 
-def _step_table(
+def _size_table(
     caption: str, rows: Sequence[tuple[str, CorpusSteps]], prepared: Mapping[str, Artifact]
 ) -> Table | None:
-    """Documents and size after each step, and the tokens of the splits."""
+    """Size after each step, and the tokens of the splits."""
     if not rows:
         return None
     steps = shown_steps(row for _, row in rows)
-    columns: list[str | Column] = ["corpus"]
-    for step in steps:
-        columns += group(step, "documents", "size")
-    columns += group("tokens", "once", "training", "held-out")
-    cells: list[list[Value]] = []
-    for corpus, row in rows:
-        line: list[Value] = [_name(corpus, row)]
-        for step in steps:
-            counts = row.step(step)
-            line += [counts.num_documents, _size_cell(counts)]
-        line += [
-            _token_cell(row.num_tokens, f"{row.step(steps[-1]).num_documents:,} documents"),
-            _token_cell(row.num_train_tokens, f"{row.num_train_documents:,} documents"),
+    cells: list[list[Value]] = [
+        [
+            _name(corpus, row),
+            *(_size_cell(row.step(step)) for step in steps),
+            _token_cell(row.num_tokens),
+            _token_cell(row.num_train_tokens),
             _token_cell(row.num_held_out_tokens),
         ]
-        cells.append(line)
-    return table(caption, columns, cells, prepared.values(), footnote=_STEP_FOOTNOTE)
+        for corpus, row in rows
+    ]
+    columns = ["corpus", *steps, *group("tokens", "once", "training", "held-out")]
+    return table(caption, columns, cells, prepared.values(), footnote=_SIZE_FOOTNOTE)
+
+
+def _document_table(
+    rows: Sequence[tuple[str, CorpusSteps]], prepared: Mapping[str, Artifact]
+) -> Table:
+    """Documents after each step, and in the training split."""
+    steps = shown_steps(row for _, row in rows)
+    cells: list[list[Value]] = [
+        [
+            _name(corpus, row),
+            *(row.step(step).num_documents for step in steps),
+            row.num_train_documents,
+            Cell(size(row.num_train_bytes), title=f"{row.num_train_bytes:,} bytes"),
+        ]
+        for corpus, row in rows
+    ]
+    columns = ["corpus", *steps, *group("training split", "documents", "size")]
+    footnote = "The training split repeats documents as the epochs of their sources say."
+    return table("Documents after each step", columns, cells, prepared.values(), footnote=footnote)
 
 
 def _name(corpus: str, row: CorpusSteps) -> Cell:
@@ -118,8 +133,8 @@ def _size_cell(counts: StepCounts) -> Cell:
     return Cell(size(counts.num_bytes), title=title, subtext=lost)
 
 
-def _token_cell(num_tokens: int, *details: str) -> Cell:
-    return Cell(count(num_tokens), title=", ".join((f"{num_tokens:,} tokens", *details)))
+def _token_cell(num_tokens: int) -> Cell:
+    return Cell(count(num_tokens), title=f"{num_tokens:,} tokens")
 
 
 def _rule_table(
@@ -143,9 +158,10 @@ def _rule_table(
         return None
     return table(
         "Rejected text by rule",
-        ["corpus", "step", "rule", "documents", "size", "share of the text before the step"],
+        ["corpus", "step", "rule", "documents", "size", "share"],
         cells,
         prepared.values(),
+        footnote="Share of the bytes before the step.",
         num_text_columns=3,
     )
 

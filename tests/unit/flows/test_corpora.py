@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.projects import FixtureArchives, new_project, pull_fixtures
@@ -30,7 +31,13 @@ from flows.steps.corpora import (
     push_prepared,
     tokenizer_spec,
 )
-from flows.steps.corpus_tables import reject_counts, sample_rejects
+from flows.steps.corpus_tables import (
+    license_table,
+    reject_counts,
+    sample_rejects,
+    step_metrics,
+    step_table,
+)
 from flows.steps.prepare_corpora import dataset_card
 
 
@@ -123,6 +130,7 @@ def test_only_settings_that_change_the_bytes_of_a_corpus_change_its_recipe_hash(
         != mono(*sources(mono="a"))
         != mono()
     )
+    assert mono("data.corpora.mono.max_dropped_share.filters=0.5") == mono(), "as above"
     assert mono("data.quarantine.max_record_bytes=1000") != mono()
     assert mono("data.corpora.mono.filters.max_line_length=7") != mono()
     assert mono("data.corpora.multi.filters.max_line_length=7") == mono(), "of another corpus"
@@ -230,6 +238,53 @@ def test_another_recipe_needs_another_corpus(
     starter = tiny().override(["data.preset=starter"])
     with pytest.raises(DataError, match="data/ holds the preset tiny"):
         push_prepared(starter, prepared_project[0], str(tmp_path / "shared"))
+
+
+def test_the_text_after_each_step_is_in_metrics_and_tables(
+    prepared_project: tuple[Execution, RecipeCorpora],
+) -> None:
+    execution, corpora = prepared_project
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for line in (execution.project_path / "data").glob("*/*.jsonl"):
+        records = [json.loads(text) for text in line.read_text(encoding="utf-8").splitlines()]
+        rows.setdefault(line.parent.name, []).extend(records)
+    metrics: Any = step_metrics(corpora.prepared)
+    table = step_table(corpora.prepared)
+    for corpus, records in rows.items():
+        for language in {record["language"] for record in records}:
+            texts = [record["text"] for record in records if record["language"] == language]
+            raw = metrics[corpus][language]["raw"]
+            assert raw["documents"] == len(texts)
+            assert raw["bytes"] == sum(len(text.encode()) for text in texts)
+            (row,) = (
+                row
+                for row in table
+                if (row["corpus"], row["language"], row["step"]) == (corpus, language, "raw")
+            )
+            assert (row["source"], row["rule"], row["documents"]) == ("all", "", len(texts))
+            assert row["tokens"] == raw.get("tokens")
+    # The archives hold one document twice and one that is too wide (tests/fixtures/archives.py).
+    c_rows = [row for row in table if (row["corpus"], row["language"]) == ("multi", "C")]
+    num_raw = metrics["multi"]["C"]["raw"]["documents"]
+    assert [(row["step"], row["rule"], row["documents"]) for row in c_rows] == [
+        ("raw", "", num_raw),
+        ("filtered", "", num_raw - 1),
+        ("filtered", "mean line length", 1),
+        ("decontaminated", "", num_raw - 1),
+        ("sampled", "", num_raw - 1),
+        ("deduplicated", "", num_raw - 2),
+        ("deduplicated", "duplicate", 1),
+        ("near-deduplicated", "", num_raw - 2),
+        ("training split", "", c_rows[-1]["documents"]),
+    ]
+    raw, filtered = metrics["multi"]["C"]["raw"], metrics["multi"]["C"]["filtered"]
+    share = (raw["bytes"] - filtered["bytes"]) / raw["bytes"]
+    assert filtered["dropped_share"] == share > 0
+    assert "tokens" not in raw, "the wide document was not tokenized"
+    assert filtered["tokens"] > 0
+    statistics: Any = corpora.prepared["multi"].statistics
+    licenses = [row for row in license_table(corpora.prepared) if row["corpus"] == "multi"]
+    assert [row["tokens"] for row in licenses] == [row["tokens"] for row in statistics["licenses"]]
 
 
 def test_rejects_are_sampled_from_the_shared_root(

@@ -295,5 +295,5 @@ def test_small_licenses_are_added_up() -> None:
 def test_a_small_share_is_not_shown_as_zero() -> None:
     shares = [0.0, 0.00001, 0.00005, 0.1234, 1.0]
     assert [format_share(share) for share in shares] == [
-        "0.00 %", "< 0.01 %", "0.01 %", "12.34 %", "100.00 %"
+        "0.00 %", "below 0.01 %", "0.01 %", "12.34 %", "100.00 %"
     ]  # fmt: skip

@@ -102,8 +102,8 @@ class MaxDroppedShare(Config):
 
     filters: float = Field(default=0.25, ge=0, le=1)
     """Assumption: twice the share of Codex, whose similar filters keep 159 of 179 GB of Python
-    (arXiv 2107.03374, section 3.1). Filters that do not fit the text reject more: 65 % of the
-    tokens of prose with one line per paragraph (measured). Pinned corpora: at most 5.7 %
+    (arXiv 2107.03374, section 3.1, unverified). Filters that do not fit the text reject more: 65 %
+    of the tokens of prose with one line per paragraph (measured). Pinned corpora: at most 5.7 %
     (JavaScript)."""
     decontamination: float = Field(default=0.05, ge=0, le=1)
     """Assumption: more means that a problem consists of common words. Pinned corpora: at most
@@ -112,7 +112,7 @@ class MaxDroppedShare(Config):
     """Assumption: the paper's steps together reject 98 % of JavaScript (docs/paper.md, section 1,
     unverified). Pinned corpora: at most 0.02 %."""
     near_duplicates: float = Field(default=0.75, ge=0, le=1)
-    """Assumption: more than the 54 % of The Stack (arXiv 2211.15533)."""
+    """Assumption: more than the 54 % of The Stack (arXiv 2211.15533, unverified)."""
 
 
 class CorpusConfig(Config):

@@ -119,6 +119,7 @@ def format_estimate(
         f"  documents  {documents.value:,}{_range(documents, estimate)}",
         f"  raw text   {decimal(estimate.raw_bytes)}",
         f"  rejected   {rejected:.2%} of the documents{reasons}",
+        *_dropped_text(corpus, estimate, recipe),
         *_quarantined_records(estimate, recipe),
         f"  tokens     {estimate.num_tokens.value:,}{_range(estimate.num_tokens, estimate)}",
         f"  sequences  {estimate.num_train_sequences:,} of {context_length:,} tokens for training, "
@@ -145,6 +146,32 @@ def _range(interval: Interval, estimate: Estimate) -> str:
     if interval.low < interval.high:
         return f" ({interval.low:,} to {interval.high:,})"
     return "" if estimate.is_complete else " (no range: it needs two files)"
+
+
+def _dropped_text(corpus: str, estimate: Estimate, recipe: Recipe) -> list[str]:
+    """Return a line for each step that would stop the validation of the prepared corpus.
+
+    The limit applies to each language; if the corpus exceeds it, a language does.
+    """
+    from components.data.filters.quality import STEPS
+
+    limits = recipe.data.corpora[corpus].max_dropped_share.model_dump()
+    num_bytes = estimate.raw_bytes
+    lines = []
+    for step in STEPS:
+        rejected = {reason: estimate.rejected_bytes.get(reason, 0) for reason in step.reasons}
+        share = sum(rejected.values()) / max(1, num_bytes)
+        if share > limits.get(step.setting, 1):
+            reasons = [
+                f"{reason} {size / num_bytes:.1%}" for reason, size in rejected.items() if size
+            ]
+            lines.append(
+                f"  lost text  {share:.1%} by data.corpora.{corpus}.{step.setting} "
+                f"({', '.join(reasons)}); validation stops above {limits[step.setting]:.1%} "
+                f"(data.corpora.{corpus}.max_dropped_share.{step.setting})"
+            )
+        num_bytes -= sum(rejected.values())
+    return lines
 
 
 def _quarantined_records(estimate: Estimate, recipe: Recipe) -> list[str]:

@@ -63,6 +63,11 @@ class LanguageText:
     rejected: dict[str, RejectedText] = field(default_factory=dict)
     """By reason."""
 
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all documents that preparation read."""
+        return self.kept_bytes + sum(text.num_bytes for text in self.rejected.values())
+
     def add_kept(self, batch: pa.RecordBatch, rows: RowMask) -> None:
         """Count the selected rows of `documents.parquet`."""
         self.kept_bytes += _num_bytes(batch.filter(pa.array(rows)))
@@ -80,7 +85,7 @@ class LanguageText:
 
     def steps(self) -> Iterator[StepText]:
         """The limited steps in their order."""
-        num_bytes = self.kept_bytes + sum(text.num_bytes for text in self.rejected.values())
+        num_bytes = self.num_bytes
         for step in STEPS:
             rejected = {
                 reason: self.rejected[reason] for reason in step.reasons if reason in self.rejected

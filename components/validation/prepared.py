@@ -231,6 +231,8 @@ def _language_metrics(language: LanguageDocuments) -> dict[str, float]:
         "duplicate_fraction": language.num_duplicates / num_raw,
         "num_duplicate_paths": language.duplicate_paths.num,
         "duplicate_path_fraction": language.duplicate_paths.num / num_raw,
+        "num_raw_bytes": language.text.num_bytes,
+        "num_kept_bytes": language.text.kept_bytes,
         **dropped_shares(language.text),
     }
 

@@ -90,7 +90,8 @@ SUITE_TABLES = {
         (
             "language", "num_raw", "num_kept", "num_rejected", "num_duplicates",
             "rejected_fraction", "duplicate_fraction", "num_duplicate_paths",
-            "duplicate_path_fraction", *map(share_column, LIMITED_STEPS),
+            "duplicate_path_fraction", "num_raw_bytes", "num_kept_bytes",
+            *map(share_column, LIMITED_STEPS),
         ),
         _PREPARED_PARAMETERS,
     ),

@@ -398,6 +398,8 @@ def test_rejected_and_duplicate_documents_are_counted(tmp_path: Path) -> None:
         "num_duplicate_paths": 0,
         "duplicate_path_fraction": 0.0,
         # 344 bytes: 160 kept, 158 by digits, 2 without a reason, 24 of duplicates.
+        "num_raw_bytes": 344,
+        "num_kept_bytes": 160,
         "filters_dropped_share": 158 / 344,
         "decontamination_dropped_share": 0.0,
         "exact_dedup_dropped_share": 24 / (344 - 158),

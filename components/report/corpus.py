@@ -22,7 +22,7 @@ from components.report.formatting import count, join_words, size
 from components.report.page import Block, Section, Statement, section
 from components.report.rejects import reject_blocks
 from components.report.results import RunResults, stage_title
-from components.report.table import Cell, Table, Value, group, stage_cell, table
+from components.report.table import Cell, Column, Table, Value, group, stage_cell, table
 
 Rule = Mapping[str, Any]
 """A validation result in `results.json`: see
@@ -92,7 +92,11 @@ def _size_table(
         ]
         for corpus, row in rows
     ]
-    columns = ["corpus", *steps, *group("tokens", "once", "training", "held-out")]
+    columns: list[str | Column] = [
+        "corpus",
+        *steps,
+        *group("tokens", "once", "training", "held-out"),
+    ]
     return table(caption, columns, cells, prepared.values(), footnote=_SIZE_FOOTNOTE)
 
 
@@ -110,7 +114,7 @@ def _document_table(
         ]
         for corpus, row in rows
     ]
-    columns = ["corpus", *steps, *group("training split", "documents", "size")]
+    columns: list[str | Column] = ["corpus", *steps, *group("training split", "documents", "size")]
     footnote = "The training split repeats documents as the epochs of their sources say."
     return table("Documents after each step", columns, cells, prepared.values(), footnote=footnote)
 

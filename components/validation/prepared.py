@@ -117,13 +117,14 @@ def validate_prepared(
     drift_checks = []
     skipped = []
     for corpus in corpora:
-        checks += _corpus_checks(corpus, config)
+        name = corpus.corpus
+        limits = config.for_corpus(name)
+        checks += _corpus_checks(corpus, limits)
         if config.drift == "off":
             continue
-        name = corpus.corpus
         if name in previous:
             drift_checks.append(
-                prepared_drift_check(name, corpus.metrics, previous[name], config, previous_version)
+                prepared_drift_check(name, corpus.metrics, previous[name], limits, previous_version)
             )
         else:
             skipped.append(skipped_suite(PREPARED_SUITE, name, NO_PREVIOUS_VERSION))

@@ -187,15 +187,17 @@ def validation_error(
     lines = [result.summary() for result in broken[:_MAX_RULES]]
     if len(broken) > _MAX_RULES:
         lines.append(f"and {len(broken) - _MAX_RULES} more")
-    parameters = {name for result in broken for name in result.parameters}
-    limits = [
-        f"validation.{name}"
-        for name in sorted(parameters.intersection(ValidationConfig.model_fields))
-    ]
-    limits += [f"{corpus}.max_dropped_share.{step}" for corpus, step in _broken_steps(broken)]
+    limits = {
+        f"validation.corpora.{result.subject}.{name}"
+        for result in broken
+        for name in result.parameters
+        if name in ValidationConfig.model_fields
+    }
+    settings = sorted(limits)
+    settings += [f"{corpus}.max_dropped_share.{step}" for corpus, step in _broken_steps(broken)]
     rules = [f"{corpus}.{step}" for corpus, step in _broken_steps(broken)]
     change = f"; if a rule does not fit the text, change {', '.join(rules)}" if rules else ""
-    change += f"; if a limit is wrong, change {', '.join(limits)}" if limits else ""
+    change += f"; if a limit is wrong, change {', '.join(settings)}" if settings else ""
     return ValidationFailedError(
         f"{title}: {len(broken)} of {count_critical(results)} rules are broken"
         + "".join(f"\n    {line}" for line in lines),

@@ -98,6 +98,13 @@ class Recipe(Config):
                     fix=f"add it to data.corpora, or set training.stages.{stage}.corpus to one of "
                     "these",
                 )
+        for corpus in self.validation.corpora:
+            if corpus not in self.data.corpora:
+                raise ConfigError(
+                    f"validation.corpora has limits for {corpus!r}",
+                    expected=f"one of data.corpora: {', '.join(self.data.corpora)}",
+                    fix=f"rename or remove validation.corpora.{corpus}",
+                )
         if not self.data.dedup_across_corpora:
             return
         for name, config in self.data.corpora.items():

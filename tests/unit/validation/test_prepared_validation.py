@@ -344,7 +344,7 @@ def test_kept_and_rejected_documents_with_the_same_source_and_path_are_reported(
     error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
     problem = "with another document is at most 0: broken by 2 of 10 documents"
     assert f"{problem}, such as package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
-    assert "validation.max_duplicate_path_fraction" in error.fix
+    assert "validation.corpora.nl.max_duplicate_path_fraction" in error.fix
     tolerant = SMALL.replace(max_duplicate_path_fraction=0.2)
     validate_prepared(
         tmp_path / "tolerant",

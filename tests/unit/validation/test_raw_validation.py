@@ -285,7 +285,7 @@ def test_the_error_names_the_setting_of_the_limit(tmp_path: Path) -> None:
     content[0]["text"] = "x" * 5000
     with pytest.raises(ValidationFailedError) as error:
         validate(tmp_path, content)
-    assert "validation.max_document_bytes" in error.value.fix
+    assert "validation.corpora.nl.max_document_bytes" in error.value.fix
     validate(tmp_path, content, config=SMALL.replace(max_document_bytes=5000))
 
 
@@ -310,7 +310,7 @@ def test_a_fraction_of_invalid_texts_can_be_tolerated(tmp_path: Path, name: str)
         ValidationFailedError, match=r"1 of 15 rules .* broken\n.* broken by 2 of 8 documents"
     ) as error:
         validate(tmp_path / "too-many", content, config=SMALL.replace(**{field: 0.24}))
-    assert f"validation.{field}" in error.value.fix
+    assert f"validation.corpora.nl.{field}" in error.value.fix
 
 
 def test_empty_init_files_of_a_checkout_are_tolerated(tmp_path: Path) -> None:

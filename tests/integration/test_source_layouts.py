@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -46,6 +46,9 @@ OVERRIDES = [f"data.held_out_fraction={HELD_OUT}"]
 class Preparation(NamedTuple):
     """A corpus after all steps of data preparation."""
 
+    data_set: DataSet
+    recipe: Recipe
+    corpus: str
     profile: ProfileResult
     folder: Path
     statistics: dict[str, Any]
@@ -77,9 +80,21 @@ def validate(recipe: Recipe, corpus: str, result: ProfileResult, folder: Path) -
     )
 
 
-def prepare(recipe: Recipe, corpus: str, folder: Path, tokenizer_folder: Path) -> Preparation:
-    """Run the steps of `codegen prepare` for a corpus, with a small tokenizer and short
+def validate_shards(recipe: Recipe, corpus: str, prepared: Path, folder: Path) -> None:
+    validate_prepared(
+        folder / "prepared-validation",
+        prepared={corpus: prepared},
+        config=recipe.validation,
+        data=recipe.data,
+        gx_root=folder / "gx",
+    )
+
+
+def prepare(layout: str, folder: Path, tokenizer_folder: Path) -> Preparation:
+    """Run the steps of `codegen prepare` for a data set, with a small tokenizer and short
     sequences."""
+    data_set = WRITERS[layout](folder / "data")
+    recipe, corpus = load(layout, data_set.folder), LAYOUTS[layout].corpus
     result = profile(recipe, corpus, folder)
     validate(recipe, corpus, result, folder)
     prepared = folder / "prepared"
@@ -95,14 +110,16 @@ def prepare(recipe: Recipe, corpus: str, folder: Path, tokenizer_folder: Path) -
         seed=SEED,
         execution=ONE_WORKER,
     )
-    validate_prepared(
-        folder / "prepared-validation",
-        prepared={corpus: prepared},
-        config=recipe.validation,
-        data=recipe.data,
-        gx_root=folder / "gx",
-    )
-    return Preparation(result, prepared, statistics)
+    validate_shards(recipe, corpus, prepared, folder)
+    return Preparation(data_set, recipe, corpus, result, prepared, statistics)
+
+
+@pytest.fixture(scope="module")
+def prepared(
+    tmp_path_factory: pytest.TempPathFactory, small_folder: Path
+) -> Callable[[str], Preparation]:
+    """Prepares the data set of a layout at its first use."""
+    return cache(lambda layout: prepare(layout, tmp_path_factory.mktemp("layout"), small_folder))
 
 
 class Counts(NamedTuple):
@@ -192,46 +209,30 @@ def check_statistics(
         assert size == 2 * CONTEXT_LENGTH * split["num_sequences"]
 
 
-CASES: dict[str, tuple[str, Callable[[Path], DataSet], str]] = {
-    **{name: (name, writer, "") for name, writer in WRITERS.items()},
-    "bigquery-contents as JSON": (
-        "bigquery-contents",
-        partial(write_bigquery_contents, as_json=True),
-        "/*.json.gz",
-    ),
-}
-"""By name: the layout, the writer of the data set, and a glob below its folder."""
-
-
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 def test_a_data_set_is_prepared_with_its_layout_as_a_plain_count_says(
-    case: str, tmp_path: Path, small_folder: Path, small_transformers: PreTrainedTokenizerBase
+    layout: str,
+    prepared: Callable[[str], Preparation],
+    small_transformers: PreTrainedTokenizerBase,
 ) -> None:
-    layout, write, glob = CASES[case]
-    data_set = write(tmp_path / "data")
-    recipe = load(layout, f"{data_set.folder}{glob}")
-    corpus = LAYOUTS[layout].corpus
-    rules = recipe.data.corpora[corpus]
-    preparation = prepare(recipe, corpus, tmp_path, small_folder)
-
-    counts = count(data_set.documents, has_filters=layout != "pile", exact_dedup=layout != "pile")
-    check_statistics(preparation, counts, dict(rules.language_prefix), small_transformers)
+    preparation = prepared(layout)
+    rules = preparation.recipe.data.corpora[preparation.corpus]
+    documents = preparation.data_set.documents
+    is_code = layout != "pile"
+    counts = count(documents, has_filters=is_code, exact_dedup=is_code)
+    check_statistics(preparation, counts, rules.language_prefix, small_transformers)
     assert preparation.profile.quarantined.num == 0
     assert preparation.statistics["quarantined"] == {}
-    assert preparation.statistics["skipped"] == data_set.num_skipped
-    documents = {
-        (document.license, document.path, document.source, sha256(document.text))
-        for document in data_set.documents
-    }
+    assert preparation.statistics["skipped"] == preparation.data_set.num_skipped
+    origins = {(*document[1:4], sha256(document.text)) for document in documents}
     for row in pq.read_table(preparation.folder / "documents.parquet").to_pylist():
-        assert (row["license"], row["path"], row["source"], row["sha256"]) in documents
+        assert (row["license"], row["path"], row["source"], row["sha256"]) in origins
 
 
 def test_the_pile_keeps_its_weights_and_every_unwrapped_document(
-    tmp_path: Path, small_folder: Path
+    prepared: Callable[[str], Preparation],
 ) -> None:
-    data_set = WRITERS["pile"](tmp_path / "data")
-    preparation = prepare(load("pile", data_set.folder), "nl", tmp_path, small_folder)
+    preparation = prepared("pile")
     rows = pq.read_table(preparation.folder / "documents.parquet").to_pylist()
     assert Counter(row["source"] for row in rows) == {
         "DM Mathematics": 1,
@@ -240,33 +241,37 @@ def test_the_pile_keeps_its_weights_and_every_unwrapped_document(
     assert preparation.statistics["languages"]["English"]["rejected"] == {"empty": 1}
 
 
+def test_contents_as_json_lack_the_fields_that_are_null(tmp_path: Path) -> None:
+    data_set = write_bigquery_contents(tmp_path / "data", as_json=True)
+    result = profile(load("bigquery-contents", f"{data_set.folder}/*.json.gz"), "multi", tmp_path)
+    num_documents = len(data_set.documents)
+    assert (result.profile.num_documents, result.quarantined.num) == (num_documents, 0)
+    assert result.num_read == num_documents + sum(data_set.num_skipped.values())
+
+
 @pytest.mark.parametrize("layout", ["pile", "bigquery-contents"])
-def test_a_data_set_without_licenses_needs_the_limits_of_its_layout(
-    layout: str, tmp_path: Path
+def test_a_data_set_without_licenses_needs_the_limit_of_its_layout(
+    layout: str, prepared: Callable[[str], Preparation], tmp_path: Path
 ) -> None:
-    data_set = WRITERS[layout](tmp_path / "data")
-    corpus = LAYOUTS[layout].corpus
-    recipe = load(layout, data_set.folder)
-    result = profile(recipe, corpus, tmp_path)
-    validate(recipe, corpus, result, tmp_path)
+    preparation = prepared(layout)
+    corpus = preparation.corpus
     limit = f"validation.corpora.{corpus}.max_without_license_fraction"
-    strict = load(layout, data_set.folder, f"{limit}=0.5")
+    strict = preparation.recipe.override([f"{limit}=0.5"])
     with pytest.raises(ValidationFailedError) as error:
-        validate(strict, corpus, result, tmp_path)
-    assert limit in error.value.fix
+        validate(strict, corpus, preparation.profile, tmp_path)
     assert "1 of 15 rules" in error.value.got
+    assert limit in error.value.fix
 
 
-def test_a_crawl_of_forks_needs_the_limits_of_its_layout(
-    tmp_path: Path, small_folder: Path
+def test_a_crawl_of_forks_needs_the_limit_of_its_layout(
+    prepared: Callable[[str], Preparation], tmp_path: Path
 ) -> None:
-    data_set = WRITERS["python-crawl"](tmp_path / "data")
-    recipe = load(
-        "python-crawl", data_set.folder, "validation.corpora.mono.max_duplicate_fraction=0.9"
-    )
+    preparation = prepared("python-crawl")
+    limit = "validation.corpora.mono.max_duplicate_fraction"
+    default = preparation.recipe.override([f"{limit}=0.9"])
     with pytest.raises(ValidationFailedError) as error:
-        prepare(recipe, "mono", tmp_path, small_folder)
-    assert "validation.corpora.mono.max_duplicate_fraction" in error.value.fix
+        validate_shards(default, "mono", preparation.folder, tmp_path)
+    assert limit in error.value.fix
 
 
 OTHER_LAYOUTS = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from components.core.errors import ConfigError
@@ -21,6 +21,15 @@ def find_column(name: str, existing: Iterable[str]) -> str | None:
         if column in existing:
             return column
     return None
+
+
+def field_names(fields: Mapping[str, Any]) -> Iterator[str]:
+    """The names of the fields of an object; of an object inside, those of its own fields."""
+    for name, value in fields.items():
+        if isinstance(value, Mapping) and value:
+            yield from (f"{name}.{child}" for child in value)
+        else:
+            yield name
 
 
 def has_field(fields: Mapping[str, Any], name: str) -> bool:

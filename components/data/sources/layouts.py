@@ -136,11 +136,7 @@ def layout_advice(columns: Iterable[str]) -> str:
             "The Stack v2 has no file contents, only their identifiers at Software Heritage: "
             "download the contents first, and store them in a column `content`"
         )
-    matches = [
-        name
-        for name, layout in LAYOUTS.items()
-        if existing.issuperset(column.partition(".")[0] for column in layout.columns)
-    ]
+    matches = [name for name, layout in LAYOUTS.items() if existing.issuperset(layout.columns)]
     if not matches:
         return ""
     options = " or ".join(f"--sources {name}=URI" for name in matches)

@@ -17,6 +17,7 @@ import pyarrow as pa
 from components.core.errors import ConfigError, DataError, RecordError
 from components.data.sources.columns import (
     LANGUAGE_OR_PATH,
+    field_names,
     find_column,
     has_field,
     missing_columns_error,
@@ -212,7 +213,7 @@ class RecordParser:
             if field not in optional and not any(has_field(item, name) for item in objects)
         ]
         if missing:
-            existing = dict.fromkeys(name for item in objects for name in item)
+            existing = dict.fromkeys(name for item in objects for name in field_names(item))
             raise missing_columns_error(file, list(existing), self._required, missing)
 
     def parse(self, fields: Mapping[str, Any]) -> Record | Reject:

@@ -119,10 +119,10 @@ class ValidationConfig(Config):
         return self.model_dump(mode="json", exclude=set(_NO_LIMITS))
 
 
-def _unknown_limit(corpus: str, name: str, known: list[str]) -> ConfigError:
-    closest = difflib.get_close_matches(name, known, n=1)
+def _unknown_limit(corpus: str, name: str, limits: list[str]) -> ConfigError:
+    closest = difflib.get_close_matches(name, limits, n=1)
     return ConfigError(
         f"validation.corpora.{corpus} has no limit {name!r}",
-        expected=f"one of {', '.join(known)}",
+        expected=f"one of {', '.join(limits)}",
         fix=f"did you mean {closest[0]!r}?" if closest else "choose one of these names",
     )

@@ -52,6 +52,7 @@ from components.preparation.input_checks import (
 from components.preparation.merge_stage import (
     DOCUMENTS_ARROW,
     REJECTS_ARROW,
+    ordered_origins,
     run_merge_stage,
     split_names,
     stream_file,
@@ -183,7 +184,7 @@ def _run_stages(
     contaminated = _merge_jsonl(folder / CONTAMINATION_JSONL, matches)
     _merge_jsonl(folder / QUARANTINE_JSONL, [d / QUARANTINE_JSONL for d in tokenized_dirs])
     write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
-    steps = corpus_steps(sources, job.origins, job.rules.languages)
+    steps = corpus_steps(sources, ordered_origins(job, sources), job.rules.languages)
     splits: dict[str, JsonValue] = {
         name: {"num_sequences": split.num_sequences, "dropped_tokens": dropped_tokens[name]}
         for name, split in index.splits.items()

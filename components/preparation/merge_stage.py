@@ -7,7 +7,7 @@ they stay in the mapped runs until the order is known and are copied once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,14 +123,23 @@ def _write_range(
         "tokens": num_tokens,
         "sources": {
             title: _counts_by_language(
-                accepted.filter(pc.equal(accepted["origin"], origin)),
-                rejected.filter(pc.equal(rejected["origin"], origin)),
+                accepted.filter(pc.equal(accepted["origin"], title)),
+                rejected.filter(pc.equal(rejected["origin"], title)),
                 job.rules.languages,
             )
-            for origin, title in enumerate(job.origins)
+            for title in ordered_origins(job, rows["origin"].unique().to_pylist())
         },
         "licenses": _license_counts(accepted),
     }
+
+
+def ordered_origins(job: PrepareJob, origins: Iterable[str | None]) -> list[str]:
+    """The names of all sources in statistics: in the order of the recipe, then groups by name.
+
+    Documents of another corpus, which are only compared, have no origin.
+    """
+    groups = sorted({origin for origin in origins if origin is not None})
+    return list(dict.fromkeys([*job.origins, *groups]))
 
 
 def _counts_by_language(

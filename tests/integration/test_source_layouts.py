@@ -26,6 +26,7 @@ from fixtures.public_data_sets import (
 from fixtures.tokenizer_folders import ranks, small_folder, small_transformers
 from transformers import PreTrainedTokenizerBase
 
+from components.core.corpus_statistics import read_corpus_steps
 from components.core.errors import ConfigError, ValidationFailedError
 from components.data.sources.layouts import LAYOUTS
 from components.preparation.corpus_pipeline import prepare_corpus
@@ -190,6 +191,17 @@ def check_statistics(
         assert statistics["bytes"] == sum(len(item.text.encode()) for item in kept)
         assert statistics["tokens"] == sum(num_tokens[item.text] for item in kept)
         assert statistics["held_out_documents"] == len(held_out)
+        steps = next(
+            row
+            for row in read_corpus_steps(preparation.statistics)
+            if (row.source, row.language) == (None, language)
+        )
+        remaining = list(counts.raw[language])
+        assert [steps.step("raw").num_documents, steps.step("raw").num_bytes] == remaining
+        for name, lost in (("filtered", list(reasons.values())), ("deduplicated", [duplicates])):
+            remaining[0] -= sum(num_documents for num_documents, _ in lost)
+            remaining[1] -= sum(num_bytes for _, num_bytes in lost)
+            assert [steps.step(name).num_documents, steps.step(name).num_bytes] == remaining
     rows = pq.read_table(preparation.folder / "documents.parquet").to_pylist()
     assert Counter(row["sha256"] for row in rows) == Counter(sha256(d.text) for d in counts.kept)
     by_license: dict[str, list[int]] = defaultdict(lambda: [0, 0])
@@ -239,6 +251,20 @@ def test_the_pile_keeps_its_weights_and_every_unwrapped_document(
         **{name: 15 * epochs for name, epochs in PILE_COMPONENTS.items()},
     }
     assert preparation.statistics["languages"]["English"]["rejected"] == {"empty": 1}
+    steps = read_corpus_steps(preparation.statistics)
+    assert {row.source: row.step("raw").num_documents for row in steps} == {
+        None: len(preparation.data_set.documents),
+        "DM Mathematics": 1,
+        "Enron Emails": 1,
+        **{name: 15 * epochs for name, epochs in PILE_COMPONENTS.items()},
+    }
+    num_tokens = Counter[str]()
+    for row in rows:
+        num_tokens[row["source"]] += row["num_tokens"]
+    assert {row.source: row.num_tokens for row in steps if row.num_tokens} == {
+        None: num_tokens.total(),
+        **num_tokens,
+    }
 
 
 def test_contents_as_json_lack_the_fields_that_are_null(tmp_path: Path) -> None:
@@ -263,14 +289,14 @@ def test_a_data_set_without_licenses_needs_the_limit_of_its_layout(
     assert limit in error.value.fix
 
 
-def test_a_crawl_of_forks_needs_the_limit_of_its_layout(
+def test_code_with_minified_files_needs_the_limit_of_its_layout(
     prepared: Callable[[str], Preparation], tmp_path: Path
 ) -> None:
-    preparation = prepared("python-crawl")
-    limit = "validation.corpora.mono.max_duplicate_fraction"
-    default = preparation.recipe.override([f"{limit}=0.9"])
+    preparation = prepared("bigquery")
+    limit = "data.corpora.multi.max_dropped_share.filters"
+    default = preparation.recipe.override([f"{limit}=0.25"])
     with pytest.raises(ValidationFailedError) as error:
-        validate_shards(default, "mono", preparation.folder, tmp_path)
+        validate_shards(default, "multi", preparation.folder, tmp_path)
     assert limit in error.value.fix
 
 

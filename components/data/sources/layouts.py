@@ -29,9 +29,9 @@ _GITHUB_DEFECTS: dict[str, float] = {**_RARE_DEFECTS, "max_duplicate_path_fracti
 """A repository can be listed with several branches, so that a path occurs twice (assumption)."""
 _BIGQUERY_DEFECTS: dict[str, float] = {**_GITHUB_DEFECTS, "max_undecoded_fraction": 0.01}
 """BigQuery stores text only, so files in other encodings contain U+FFFD (assumption)."""
-_MANY_COPIES = 0.99
-"""Forks and copies: filters and deduplication removed 96 % of the bytes of BigPython, and 98 % of
-the JavaScript of BigQuery (docs/paper.md, section 1)."""
+_GITHUB_RULES: dict[str, Any] = {"max_dropped_share": {"filters": 0.9}}
+"""Minified and generated files have most of the bytes of some languages (assumption; all steps of
+the paper together reject 98 % of the JavaScript of BigQuery: docs/paper.md, section 1)."""
 
 _GITHUB_COLUMNS = {"text": "content", "path": "path", "name": "repo_name", "license": "license"}
 
@@ -76,7 +76,12 @@ LAYOUTS: dict[str, SourceLayout] = {
     "pile": SourceLayout(
         corpus="nl",
         files="train/*.jsonl.zst",
-        fields={"text": "text", "name": "meta.pile_set_name", "fixed_language": "English"},
+        fields={
+            "text": "text",
+            "name": "meta.pile_set_name",
+            "group_by_name": True,
+            "fixed_language": "English",
+        },
         # The files repeat the documents of up-weighted components; exact deduplication would undo
         # the weights (docs/paper.md, section 1).
         rules={"exact_dedup": False},
@@ -90,7 +95,8 @@ LAYOUTS: dict[str, SourceLayout] = {
         corpus="multi",
         files="*.parquet",
         fields=_GITHUB_COLUMNS,
-        limits={**_BIGQUERY_DEFECTS, "max_duplicate_fraction": _MANY_COPIES},
+        rules=_GITHUB_RULES,
+        limits=_BIGQUERY_DEFECTS,
     ),
     "bigquery-contents": SourceLayout(
         corpus="multi",
@@ -101,13 +107,15 @@ LAYOUTS: dict[str, SourceLayout] = {
             "name": "sample_repo_name",
             "skip_null_text": True,
         },
+        rules=_GITHUB_RULES,
         limits={**_BIGQUERY_DEFECTS, "max_without_license_fraction": 1.0},
     ),
     "python-crawl": SourceLayout(
         corpus="mono",
         files="*.jsonl.zst",
         fields=_GITHUB_COLUMNS,
-        limits={**_GITHUB_DEFECTS, "max_duplicate_fraction": _MANY_COPIES},
+        rules=_GITHUB_RULES,
+        limits=_GITHUB_DEFECTS,
     ),
     "the-stack": SourceLayout(
         corpus="multi",
@@ -119,6 +127,7 @@ LAYOUTS: dict[str, SourceLayout] = {
             "license": "max_stars_repo_licenses",
             "language": "lang",
         },
+        rules=_GITHUB_RULES,
         limits=_GITHUB_DEFECTS,
     ),
 }

@@ -115,8 +115,8 @@ def test_a_uri_with_a_secret_is_refused() -> None:
 def test_rules_and_limits_of_a_layout_are_fields_of_a_recipe(layout: str) -> None:
     recipe = with_sources(load_recipe("350m"), [f"{layout}=/data"])
     entry = LAYOUTS[layout]
-    corpus = recipe.data.corpora[entry.corpus].model_dump()
-    assert {name: corpus[name] for name in entry.rules} == entry.rules
+    base = load_recipe("350m").data.corpora[entry.corpus]
+    assert recipe.data.corpora[entry.corpus].reset("sources") == base.replace(**entry.rules)
     limits = recipe.validation.for_corpus(entry.corpus).limits
     assert {name: limits[name] for name in entry.limits} == entry.limits
 

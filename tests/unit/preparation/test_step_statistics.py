@@ -18,6 +18,7 @@ from components.core.corpus_statistics import (
     read_corpus_steps,
     shown_steps,
 )
+from components.core.errors import ConfigError
 from components.data.config import (
     CorpusConfig,
     DataConfig,
@@ -297,3 +298,24 @@ def test_a_small_share_is_not_shown_as_zero() -> None:
     assert [format_share(share) for share in shares] == [
         "0.00 %", "below 0.01 %", "0.01 %", "12.34 %", "100.00 %"
     ]  # fmt: skip
+
+
+def test_too_many_groups_of_a_source_are_an_error(tmp_path: Path, bytes_only: Path) -> None:
+    rows = [{"text": f"{number}\n", "path": "a.py", "repo": f"{number}"} for number in range(1001)]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    (tmp_path / "a.jsonl").write_text(lines)
+    (tmp_path / "prepared").mkdir()
+    source = Source(uri=str(tmp_path / "a.jsonl"), name="repo", group_by_name=True)
+    with pytest.raises(ConfigError, match="more than 1,000 values of repo") as error:
+        prepare_corpus(
+            tmp_path / "prepared",
+            sources=[source],
+            corpus="mono",
+            data=DataConfig(),
+            tokenizer_folder=bytes_only,
+            tokenizer=TokenizerConfig(num_merges=0),
+            context_length=8,
+            seed=SEED,
+            execution=DataExecution(num_workers=1),
+        )
+    assert "group_by_name" in error.value.fix

@@ -47,6 +47,7 @@ _MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers"
 @command()
 def plan(
     recipe_overrides: list[str],
+    recipe_sources: list[str],
     as_json: bool,
     *,
     name: Annotated[
@@ -101,7 +102,7 @@ def plan(
     ] = None,
 ) -> None:
     """Estimate memory, hours, disk and cost of a training before it starts."""
-    recipe = load_recipe(name, recipe_overrides)
+    recipe = load_recipe(name, recipe_overrides, recipe_sources)
     from components.training.config import ParallelLayout, allowed_zero_stages, offload_fields
     from components.training.planning.devices import find_device
     from components.training.planning.planner import make_plan
@@ -125,7 +126,13 @@ def plan(
         stages = [*allowed_zero_stages(layout.tensor_parallel, layout.offload)]
     layouts = [layout.replace(zero_stage=stage) for stage in stages]
     result = make_plan(recipe.model, recipe.training.trained, layouts, device, mfu=mfu, price=price)
-    options = " ".join([f"-r {name}", *(f"--set {shlex.quote(text)}" for text in recipe_overrides)])
+    options = " ".join(
+        [
+            f"-r {name}",
+            *(f"--sources {shlex.quote(text)}" for text in recipe_sources),
+            *(f"--set {shlex.quote(text)}" for text in recipe_overrides),
+        ]
+    )
     if not result.best.fits:
         raise _does_not_fit(recipe, result, options)
     if as_json:

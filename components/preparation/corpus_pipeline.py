@@ -67,7 +67,7 @@ from components.preparation.tokenize_stage import MATCHES_JSONL, run_tokenize_st
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 
-CODE_VERSION = 6
+CODE_VERSION = 7
 """Raise it when the same recipe would give a different artifact."""
 
 CONTAMINATION_JSONL = "contamination.jsonl"

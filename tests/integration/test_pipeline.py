@@ -5,6 +5,7 @@ Each run is a process with its own project folder, DVC repository, SQLite files,
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -36,7 +37,16 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(600)]
 
 STAGES = ("nl", "multi", "mono")
-RUN = ("run", "--recipe", "tiny", "--exec", "training.world_size=1")
+OWN_BENCHMARK = (
+    '{"task_id": "own/1", "prompt": "def one():\\n", "entry_point": "one", '
+    '"test": "def check(candidate):\\n    assert candidate() == 1\\n"}\n'
+)
+_SHA256 = hashlib.sha256(OWN_BENCHMARK.encode()).hexdigest()
+RUN = (
+    *("run", "--recipe", "tiny", "--exec", "training.world_size=1"),
+    *("--set", f'benchmarks.own={{"sha256": "{_SHA256}", "search": false}}'),
+    *("--exec", "benchmark_files.own=own.jsonl"),
+)
 """A rank and, by `OMP_NUM_THREADS`, a sampling process: each needs seconds to import PyTorch."""
 
 
@@ -46,6 +56,7 @@ class Project:
     def __init__(self, folder: Path, archives: FixtureArchives) -> None:
         self.folder, self.archives = folder, archives
         new_project(folder)
+        (folder / "own.jsonl").write_text(OWN_BENCHMARK)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `codegen ...` in a new session."""
@@ -96,7 +107,7 @@ def test_every_step_published_its_artifact(finished: tuple[Project, str]) -> Non
     expected |= {
         f"evaluation/codegen-tiny-{stage}-{benchmark}"
         for stage in STAGES
-        for benchmark in ("bits-per-byte", "humaneval")
+        for benchmark in ("bits-per-byte", "humaneval", "own")
     }
     assert expected <= names
     assert ("evaluation/codegen-tiny-mono-mtpb" in names) == bool(os.environ.get("CODEGEN_MTPB"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -73,3 +74,32 @@ def test_the_scores_of_samples_fit_the_terminal(
     assert ["passed", "1"] in [line.split() for line in lines]
     assert "mode split" in " ".join(result.stdout.split())
     assert max(map(len, lines)) <= 80
+
+
+def test_fetch_verifies_the_files_of_the_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no process listens on this port
+    monkeypatch.delenv("CODEGEN_MTPB", raising=False)
+    monkeypatch.chdir(tmp_path)
+    Path("own.jsonl").write_text("{}\n")
+    digest = hashlib.sha256(b"{}\n").hexdigest()
+    own = ["--set", f"benchmarks.own={json.dumps({'sha256': digest})}"]
+    fetch = ["eval", "fetch", *own, "--exec", "benchmark_files.own=own.jsonl"]
+    result = CliRunner().invoke(app, fetch)
+    assert "the file of mtpb is missing: https://" in str(result.exception), "optional or not"
+    without_mtpb = [
+        "--set",
+        "benchmarks.mtpb.search=false",
+        "--set",
+        "benchmarks.mtpb.evaluate=false",
+    ]
+    result = CliRunner().invoke(app, [*fetch, *without_mtpb, "--json"])
+    assert result.exit_code == 0, result.output
+    files = json.loads(result.stdout)
+    assert files["own"] == "own.jsonl"
+    assert files["humaneval"].endswith("HumanEval.jsonl.gz")
+    assert "mtpb" not in files
+    Path("own.jsonl").write_text("{ }\n")
+    result = CliRunner().invoke(app, [*fetch, *without_mtpb])
+    assert f"expected: the pinned file, {digest}" in str(result.exception)

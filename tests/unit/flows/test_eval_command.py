@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+from fixtures.codegen_command import run_codegen
+from fixtures.processes import environment_without_settings
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -76,30 +79,26 @@ def test_the_scores_of_samples_fit_the_terminal(
     assert max(map(len, lines)) <= 80
 
 
-def test_fetch_verifies_the_files_of_the_recipe(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no process listens on this port
-    monkeypatch.delenv("CODEGEN_MTPB", raising=False)
-    monkeypatch.chdir(tmp_path)
-    Path("own.jsonl").write_text("{}\n")
-    digest = hashlib.sha256(b"{}\n").hexdigest()
-    own = ["--set", f"benchmarks.own={json.dumps({'sha256': digest})}"]
-    fetch = ["eval", "fetch", *own, "--exec", "benchmark_files.own=own.jsonl"]
-    result = CliRunner().invoke(app, fetch)
-    assert "the file of mtpb is missing: https://" in str(result.exception), "optional or not"
+def test_fetch_verifies_the_files_of_the_recipe(tmp_path: Path) -> None:
+    variables = environment_without_settings() | {"https_proxy": "http://127.0.0.1:9"}
+    own = tmp_path / "own.jsonl"
+    own.write_text("{}\n")
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+
+    def fetch(*arguments: str) -> subprocess.CompletedProcess[str]:
+        benchmark = f"benchmarks.own={json.dumps({'sha256': digest})}"
+        options = ("--set", benchmark, "--exec", "benchmark_files.own=own.jsonl", *arguments)
+        return run_codegen("eval", "fetch", *options, cwd=tmp_path, environment=variables)
+
+    assert "the file of mtpb is missing: https://" in fetch().stderr, "optional or not"
     without_mtpb = [
-        "--set",
-        "benchmarks.mtpb.search=false",
-        "--set",
-        "benchmarks.mtpb.evaluate=false",
+        word for use in ("search", "evaluate") for word in ("--set", f"benchmarks.mtpb.{use}=false")
     ]
-    result = CliRunner().invoke(app, [*fetch, *without_mtpb, "--json"])
-    assert result.exit_code == 0, result.output
+    result = fetch(*without_mtpb, "--json")
+    assert result.returncode == 0, result.stderr
     files = json.loads(result.stdout)
     assert files["own"] == "own.jsonl"
     assert files["humaneval"].endswith("HumanEval.jsonl.gz")
     assert "mtpb" not in files
-    Path("own.jsonl").write_text("{ }\n")
-    result = CliRunner().invoke(app, [*fetch, *without_mtpb])
-    assert f"expected: the pinned file, {digest}" in str(result.exception)
+    own.write_text("{ }\n")
+    assert f"expected: the pinned file, {digest}" in fetch(*without_mtpb).stderr

@@ -45,7 +45,6 @@ _SHA256 = hashlib.sha256(OWN_BENCHMARK.encode()).hexdigest()
 RUN = (
     *("run", "--recipe", "tiny", "--exec", "training.world_size=1"),
     *("--set", f'benchmarks.own={{"sha256": "{_SHA256}", "search": false}}'),
-    *("--exec", "benchmark_files.own=own.jsonl"),
 )
 """A rank and, by `OMP_NUM_THREADS`, a sampling process: each needs seconds to import PyTorch."""
 
@@ -76,6 +75,11 @@ class Project:
         kill_process_tree_when(self.start(*arguments), condition)
 
     @property
+    def pipeline(self) -> tuple[str, ...]:
+        """`RUN` with the file of the own benchmark."""
+        return (*RUN, "--exec", f"benchmark_files.own={self.folder / 'own.jsonl'}")
+
+    @property
     def store(self) -> Store:
         return Store(self.folder / "var/store")
 
@@ -93,7 +97,7 @@ def finished(
 ) -> tuple[Project, str]:
     """A project with a completed `codegen run`, and its output."""
     project = Project(tmp_path_factory.mktemp("finished") / "project", fixture_archives)
-    status, output = project.run(*RUN)
+    status, output = project.run(*project.pipeline)
     assert status == 0, output
     return project, output
 
@@ -208,8 +212,8 @@ def test_a_run_killed_three_times_has_the_same_digests(
         has_trained_three_steps,
         lambda: project.is_building("evaluation"),
     ):
-        project.run_until_killed(condition, *RUN)
-    status, output = project.run(*RUN)
+        project.run_until_killed(condition, *project.pipeline)
+    status, output = project.run(*project.pipeline)
     assert status == 0, output
     assert _digests(project) == _digests(uninterrupted)
     assert not [

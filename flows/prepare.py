@@ -52,13 +52,13 @@ def prepare(
     """
     with open_flow_context(recipe, execution, "prepare", parent_run) as context:
         suites = context.task("load suites", lambda _: load_suites(context))
+        benchmark_texts = load_benchmarks(context)
         raw = pull_raw_corpora(context)
         context.run.log_inputs((raw[corpus] for corpus in recipe.corpora), context="raw")
         raw_validation = validate_raw_corpora(context, raw, suites)
         tokenizer = build_tokenizer_step(context, raw["vocabulary"])
         if init_checkpoint:
             check_same_tokenizer(context, init_checkpoint, tokenizer)
-        benchmark_texts = load_benchmarks(context)
         prepared: dict[str, Artifact] = {}
         for corpus in recipe.corpora:
             prepared[corpus] = prepare_corpus_step(

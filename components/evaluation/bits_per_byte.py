@@ -31,7 +31,8 @@ from components.core.fingerprint import fingerprint
 from components.core.progress import track
 from components.dataset.config import StreamingCacheConfig
 from components.dataset.shards import HELD_OUT_PREFIX, Index
-from components.evaluation.benchmarks.humaneval import HUMANEVAL_SHA256, load_humaneval
+from components.evaluation.benchmarks.humaneval import load_humaneval
+from components.evaluation.config import HUMANEVAL_SHA256
 from components.tokenizer.encoder import Encoder
 
 if TYPE_CHECKING:  # PyTorch is imported by the functions: a reused evaluation does not need it

@@ -71,7 +71,7 @@ def train(
 
 @command(runs=True, unsafe_option=True)
 def evaluate(recipe: Recipe, execution: Execution, as_json: bool) -> None:
-    """Evaluate all checkpoints of a recipe: bits per byte, HumanEval, MTPB.
+    """Evaluate all checkpoints of a recipe: bits per byte and benchmarks.
 
     `codegen eval MODEL` evaluates any single model.
     """

@@ -13,13 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from components.core.config import NAME_RULE, Config, Seed, is_name
 from components.core.errors import ConfigError
 from components.core.files import parse_json
 from components.data.config import DataConfig
-from components.evaluation.config import EvaluationConfig, HumanEvalConfig, MtpbConfig
+from components.evaluation.config import (
+    OFFICIAL_SHA256,
+    BenchmarkConfig,
+    EvaluationConfig,
+    HumanEvalConfig,
+    MtpbConfig,
+    official_name_like,
+    paper_benchmarks,
+)
 from components.model.config import ModelConfig
 from components.registry.config import GateConfig, default_requirements
 from components.tokenizer.config import TokenizerConfig
@@ -27,16 +35,21 @@ from components.training.config import StageConfig, TrainingConfig
 from components.validation.config import ValidationConfig
 
 _FILE_SUFFIX = ".json"
+_BITS_PER_BYTE = ("bits-per-byte", "bits_per_byte")
+"""Names that no benchmark may have: those of the other evaluation, in artifacts and metrics."""
 
 
 class Recipe(Config):
-    """What to build: data, tokenizer, model, training, evaluation and promotion gate. Every field
-    can change results."""
+    """What to build: benchmarks, data, tokenizer, model, training, evaluation and promotion gate.
+    Every field can change results."""
 
     name: str
     """Prefix of the model names: `{name}-{stage}`."""
     seed: Seed = 0
     """Seed of shuffling, held-out documents, initial weights and samples."""
+    benchmarks: dict[str, BenchmarkConfig] = Field(default_factory=paper_benchmarks)
+    """The benchmarks that the corpora are searched for and that checkpoints are evaluated on, by
+    name. Benchmarks other than `humaneval` and `mtpb` are evaluated by HumanEval's protocol."""
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -65,6 +78,7 @@ class Recipe(Config):
                 fix=f"set model.padded_vocab_size to {self.tokenizer.num_ids:,} or more, or lower "
                 "tokenizer.num_merges",
             )
+        self._check_benchmarks()
         self._check_corpora()
         self._check_batch_sizes()
         self._check_completion_lengths()
@@ -79,6 +93,19 @@ class Recipe(Config):
         return tuple(dict.fromkeys([*trained, *sorted(self.data.corpora)]))
 
     @property
+    def evaluated_benchmarks(self) -> dict[str, BenchmarkConfig]:
+        """The benchmarks that every checkpoint is evaluated on."""
+        return {name: config for name, config in self.benchmarks.items() if config.evaluate}
+
+    def searched_benchmarks(self, *corpora: str) -> dict[str, BenchmarkConfig]:
+        """Return the benchmarks that a corpus is searched for; those of any corpus if none is
+        given."""
+        configs = (self.data.corpora[name] for name in corpora or self.data.corpora)
+        if not any(config.decontamination.enabled for config in configs):
+            return {}
+        return {name: config for name, config in self.benchmarks.items() if config.search}
+
+    @property
     def gate(self) -> GateConfig:
         """`promotion` with the requirements of every stage."""
         requirements = dict(self.promotion.requirements)
@@ -87,6 +114,23 @@ class Recipe(Config):
             languages = self.data.corpora[corpus].languages
             requirements.setdefault(stage, default_requirements(corpus, languages))
         return self.promotion.replace(requirements=requirements)
+
+    def _check_benchmarks(self) -> None:
+        for name, config in self.benchmarks.items():
+            if not is_name(name) or name in _BITS_PER_BYTE:
+                raise ConfigError(
+                    f"benchmarks has the name {name!r}",
+                    expected=f"{NAME_RULE}, other than {' and '.join(_BITS_PER_BYTE)}",
+                    fix="choose such a name",
+                )
+            official = official_name_like(name)
+            if official and (name != official or config.sha256 != OFFICIAL_SHA256[official]):
+                raise ConfigError(
+                    f"benchmarks.{name}.sha256 is {config.sha256}",
+                    expected=f"{OFFICIAL_SHA256[official]} with the name {official}, which is "
+                    "reserved for the file of the paper",
+                    fix="choose another name for another file",
+                )
 
     def _check_corpora(self) -> None:
         for stage in self.training.all_stages:
@@ -160,7 +204,8 @@ class Recipe(Config):
 
 def starter() -> Recipe:
     """Return the demonstration: 150 MB of text, two cores, ten minutes
-    (docs/decisions/0003-the-size-of-the-starter.md)."""
+    (docs/decisions/0003-the-size-of-the-starter.md). It runs without MTPB's file, which has to be
+    fetched."""
     nl = StageConfig(
         steps=600,
         warmup_steps=50,
@@ -170,8 +215,11 @@ def starter() -> Recipe:
         global_batch_tokens=4 * 512,
     )
     later = nl.replace(learning_rate=3e-3, min_learning_rate=3e-4)
+    benchmarks = paper_benchmarks()
+    benchmarks["mtpb"] = benchmarks["mtpb"].replace(search=False, optional=True)
     return Recipe(
         name="codegen-starter",
+        benchmarks=benchmarks,
         data=DataConfig(held_out_fraction=0.03),
         tokenizer=TokenizerConfig(num_merges=2_000),
         model=ModelConfig(

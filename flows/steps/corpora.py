@@ -15,7 +15,6 @@ from components.core.artifact import Artifact, Kind, recipe_hash
 from components.core.config import Config
 from components.core.errors import ArtifactError, DataError
 from components.core.files import read_json
-from components.core.fingerprint import fingerprint
 from components.core.network import require_public_uri
 from components.core.remote_errors import wrap_remote_errors
 from components.core.store import Store
@@ -27,10 +26,6 @@ from flows.settings.recipes import Recipe
 if TYPE_CHECKING:  # Imports numpy.
     from components.data.archives.pins import Pins
     from components.data.filters.decontamination import BenchmarkText
-
-
-MTPB_IS_SKIPPED = "MTPB is skipped, and corpora are not decontaminated for it"
-"""The same text in all flows, so that a run prints the warning once."""
 
 
 class ArtifactSpec(NamedTuple):
@@ -70,7 +65,6 @@ def prepared_corpus_spec(
     corpus: str,
     raw: Artifact,
     tokenizer: Artifact,
-    benchmark_texts: Sequence[BenchmarkText],
     earlier: Mapping[str, Artifact],
 ) -> ArtifactSpec:
     """Return the spec of a prepared corpus.
@@ -79,18 +73,18 @@ def prepared_corpus_spec(
     fraction of quarantined records, and the share of the text that may be rejected.
 
     Args:
-        benchmark_texts: problems that decontamination removes.
         earlier: prepared corpora of earlier stages; they count if the recipe deduplicates across
             corpora.
     """
     from components.preparation.corpus_pipeline import CODE_VERSION
 
+    benchmarks = recipe.searched_benchmarks(corpus)
     config = {
         "data": recipe.data.replace(
             corpora={corpus: recipe.data.corpora[corpus].reset("max_dropped_share")},
             quarantine=recipe.data.quarantine.reset("max_quarantined_fraction"),
         ),
-        "benchmarks": fingerprint(list(benchmark_texts)),
+        "benchmarks": {name: benchmark.sha256 for name, benchmark in benchmarks.items()},
         "context_length": recipe.model.context_length,
         "seed": recipe.seed,
     }
@@ -136,39 +130,22 @@ def load_archive_pins(execution: Execution) -> Pins:
     return Pins.parse(read_json(Path(execution.pins))) if execution.pins else load_pins()
 
 
-class BenchmarkTexts(NamedTuple):
-    """Texts of benchmark problems for decontamination."""
-
-    texts: list[BenchmarkText]
-    missing: str = ""
-    """Why the problems of MTPB are absent; empty if they are present."""
-
-
-def load_benchmark_texts(recipe: Recipe, execution: Execution) -> BenchmarkTexts:
-    """Return the problems of HumanEval and, if its file is available, of MTPB.
-
-    Returns no texts if the recipe disables decontamination.
+def load_benchmark_texts(recipe: Recipe, execution: Execution) -> list[BenchmarkText]:
+    """Return the problems that decontamination searches for.
 
     Raises:
-        EvaluationError: the file at `Execution.mtpb_path` is not the pinned file.
+        EvaluationError: the file of a benchmark is missing, has another SHA-256, or has an invalid
+            line.
     """
     from components.data.filters.decontamination import BenchmarkText
-    from components.evaluation.benchmarks.humaneval import load_humaneval
-    from components.evaluation.benchmarks.mtpb import load_mtpb
+    from components.evaluation.benchmarks.custom_benchmark import read_search_texts
 
-    if not any(corpus.decontamination.enabled for corpus in recipe.data.corpora.values()):
-        return BenchmarkTexts([])
-    texts: list[BenchmarkText] = []
-    for function in load_humaneval():
-        text = function.prompt + function.canonical_solution
-        texts.append(BenchmarkText(benchmark="humaneval", problem=function.task_id, text=text))
-    mtpb = execution.find_mtpb()
-    if not mtpb.path:
-        return BenchmarkTexts(texts, mtpb.missing)
-    for problem in load_mtpb(mtpb.path):
-        text = "\n".join(problem.prompts)
-        texts.append(BenchmarkText(benchmark="mtpb", problem=str(problem.number), text=text))
-    return BenchmarkTexts(texts)
+    files = execution.find_benchmarks(recipe.searched_benchmarks())
+    return [
+        BenchmarkText(benchmark=name, problem=problem, text=text)
+        for name, path in files.paths.items()
+        for problem, text in read_search_texts(path)
+    ]
 
 
 def find_corpora(recipe: Recipe, execution: Execution, *stores: Store) -> RecipeCorpora:
@@ -181,12 +158,9 @@ def find_corpora(recipe: Recipe, execution: Execution, *stores: Store) -> Recipe
     raw = load_raw_corpora(recipe, execution)
     check_preset(recipe, raw)
     tokenizer = _find(tokenizer_spec(recipe, raw["vocabulary"]), stores)
-    benchmark_texts = load_benchmark_texts(recipe, execution).texts
     prepared: dict[str, Artifact] = {}
     for corpus in recipe.corpora:
-        spec = prepared_corpus_spec(
-            recipe, corpus, raw[corpus], tokenizer, benchmark_texts, prepared
-        )
+        spec = prepared_corpus_spec(recipe, corpus, raw[corpus], tokenizer, prepared)
         prepared[corpus] = _find(spec, stores)
     return RecipeCorpora(raw, tokenizer, prepared)
 

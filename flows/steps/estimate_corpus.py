@@ -66,7 +66,7 @@ def estimate_corpora(
         check_preset(recipe, raw)
     tokenizer = _build_tokenizer(recipe, execution, raw["vocabulary"])
     tokenizer_folder = execution.open_store().fetch_verified(tokenizer)
-    benchmark_texts = load_benchmark_texts(recipe, execution).texts
+    benchmark_texts = load_benchmark_texts(recipe, execution)
     for name in corpora:
         with TemporaryDirectory(prefix="estimate-", dir=execution.workspace_path) as folder:
             estimate = estimate_corpus(

@@ -17,7 +17,6 @@ from flows.runtime.context import FlowContext
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 from flows.steps.corpora import (
-    MTPB_IS_SKIPPED,
     RecipeCorpora,
     check_preset,
     load_archive_pins,
@@ -139,13 +138,11 @@ def check_same_tokenizer(context: FlowContext, checkpoint: Artifact, tokenizer: 
 
 
 def load_benchmarks(context: FlowContext) -> list[BenchmarkText]:
-    """Return the benchmark problems that decontamination removes; warn if MTPB is unavailable."""
-    benchmarks = context.task(
+    """Return in a task the problems that decontamination searches for; see
+    `load_benchmark_texts`."""
+    return context.task(
         "load benchmarks", lambda _: load_benchmark_texts(context.recipe, context.execution)
     )
-    if benchmarks.missing:
-        context.warn(f"{MTPB_IS_SKIPPED}: {benchmarks.missing}")
-    return benchmarks.texts
 
 
 def prepare_corpus_step(
@@ -156,7 +153,10 @@ def prepare_corpus_step(
     benchmark_texts: list[BenchmarkText],
     earlier: Mapping[str, Artifact],
 ) -> Artifact:
-    """Return the packed shards of a corpus; for the arguments see `prepared_corpus_spec`.
+    """Return the packed shards of a corpus; for the other arguments see `prepared_corpus_spec`.
+
+    Args:
+        benchmark_texts: the problems that decontamination searches for.
 
     Raises:
         DataError: a source cannot be read, changes while it is read, or has too many
@@ -167,7 +167,7 @@ def prepare_corpus_step(
     from components.preparation.input_checks import check_quarantine_of_reused_corpus
 
     recipe, execution = context.recipe, context.execution
-    spec = prepared_corpus_spec(recipe, corpus, raw, tokenizer, benchmark_texts, earlier)
+    spec = prepared_corpus_spec(recipe, corpus, raw, tokenizer, earlier)
     deduplicated_against = [spec.parents[name] for name in earlier if name in spec.parents]
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:

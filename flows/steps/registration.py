@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # Imports MLflow and numpy.
     from components.registry.evidence import Evidence
     from components.registry.tracking import TrackedRun
 
-_PROGRAM_BENCHMARKS = ("humaneval", "mtpb")
-"""Benchmarks whose problems a corpus can contain."""
+_BITS_PER_BYTE = "bits_per_byte"
+"""The evaluation without problems that a corpus can contain."""
 
 
 def register_checkpoint(
@@ -114,7 +114,7 @@ def collect_evidence(
         contamination={
             name: contamination(store, checkpoint, name)
             for name in evaluations
-            if name in _PROGRAM_BENCHMARKS
+            if name != _BITS_PER_BYTE
         },
         logit_difference=logit_difference,
         sandboxed=is_sandboxed(evaluations),

@@ -101,7 +101,7 @@ def test_adding_a_benchmark(folder: Path) -> None:
     write_reciting(folder / "models" / "adder", ADDER)
     result = run_shell(page_commands("adding-a-benchmark.md"), folder)
     assert result.returncode == 0, result.stdout + result.stderr
-    assert len(re.findall(r"pass@1 +100\.00 %", result.stdout)) == 2, result.stdout
+    assert len(re.findall(r"pass@1 +100\.00 %", result.stdout)) == 3, result.stdout
 
 
 def test_using_a_model(folder: Path) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +16,19 @@ from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, DataError, RemoteError
 from components.core.store import Store
 from components.data.config import PRESET_CORPORA
-from components.data.raw_corpus import corpus_sources, load_raw_artifacts
+from components.data.raw_corpus import corpus_sources
 from components.dataset.config import StreamingCacheConfig
 from components.preparation.corpus_pipeline import prepare_corpus
 from components.tokenizer.vocabulary import build_tokenizer
 from components.training.config import TrainingExecution
 from flows.settings.execution import Execution
-from flows.settings.recipes import tiny
+from flows.settings.recipes import Recipe, tiny
 from flows.steps.corpora import (
     RecipeCorpora,
     corpus_uri,
     find_corpora,
     load_benchmark_texts,
+    load_raw_corpora,
     prepared_corpus_spec,
     pull_prepared,
     push_prepared,
@@ -45,22 +48,23 @@ def must_not_build(_: Path) -> dict[str, int]:
     raise AssertionError("built although it was pulled")
 
 
-def prepare(execution: Execution) -> RecipeCorpora:
-    """Return the corpora as the flow `prepare` builds them, without Prefect and MLflow."""
-    recipe, store, raw = tiny(), execution.open_store(), load_raw_artifacts(execution.project_path)
+def prepare(
+    execution: Execution, recipe: Recipe | None = None, corpora: Sequence[str] = PRESET_CORPORA
+) -> RecipeCorpora:
+    """Return corpora as the flow `prepare` builds them, without Prefect and MLflow."""
+    recipe = recipe or tiny()
+    store, raw = execution.open_store(), load_raw_corpora(recipe, execution)
     tokenizer = store.get_or_build(
         **tokenizer_spec(recipe, raw["vocabulary"])._asdict(),
         build=lambda folder: build_tokenizer(
             Path(raw["vocabulary"].address) / "gpt2.tiktoken", recipe.tokenizer, folder
         ),
     ).artifact
-    benchmark_texts = load_benchmark_texts(recipe, execution).texts
+    benchmark_texts = load_benchmark_texts(recipe, execution)
     prepared: dict[str, Artifact] = {}
-    for corpus in PRESET_CORPORA:
+    for corpus in corpora:
         prepared[corpus] = store.get_or_build(
-            **prepared_corpus_spec(
-                recipe, corpus, raw[corpus], tokenizer, benchmark_texts, prepared
-            )._asdict(),
+            **prepared_corpus_spec(recipe, corpus, raw[corpus], tokenizer, prepared)._asdict(),
             build=lambda folder, corpus=corpus: prepare_corpus(
                 folder,
                 sources=corpus_sources(recipe.data, corpus, execution.project_path),
@@ -111,7 +115,7 @@ def test_only_settings_that_change_the_bytes_of_a_corpus_change_its_recipe_hash(
 
     def mono(*changes: str) -> str:
         return prepared_corpus_spec(
-            tiny().override(list(changes)), "mono", raw, tokenizer, [], {}
+            tiny().override(list(changes)), "mono", raw, tokenizer, {}
         ).recipe_hash
 
     def sources(**uris: str) -> list[str]:
@@ -134,6 +138,19 @@ def test_only_settings_that_change_the_bytes_of_a_corpus_change_its_recipe_hash(
     assert mono("data.quarantine.max_record_bytes=1000") != mono()
     assert mono("data.corpora.mono.filters.max_line_length=7") != mono()
     assert mono("data.corpora.multi.filters.max_line_length=7") == mono(), "of another corpus"
+
+    def benchmark(digit: str, **fields: bool) -> str:
+        return json.dumps({"sha256": digit * 64, **fields})
+
+    searched = mono(f"benchmarks.mine={benchmark('1')}")
+    other_digest = mono(f"benchmarks.mine={benchmark('2')}")
+    other_name = mono(f"benchmarks.own={benchmark('1')}")
+    assert len({mono(), searched, other_digest, other_name}) == 4
+    assert mono(f"benchmarks.mine={benchmark('1', evaluate=False)}") == searched
+    assert mono(f"benchmarks.mine={benchmark('1', search=False)}") == mono()
+    disabled = "data.corpora.mono.decontamination.enabled=false"
+    assert mono(f"benchmarks.mine={benchmark('1')}", disabled) == mono(disabled)
+    assert mono("benchmarks.mtpb.evaluate=false") == mono(), "it is not searched for"
 
 
 def test_a_corpus_is_streamed_only_from_a_remote_store_and_with_a_cache(
@@ -178,11 +195,8 @@ def test_corpora_pushed_by_recipe_are_pulled_by_recipe_and_reused(
     assert len({result.artifact.label for result in results}) == 4
     store = other_machine.open_store()
     corpora = find_corpora(tiny(), other_machine, store)
-    benchmark_texts = load_benchmark_texts(tiny(), other_machine).texts
     for corpus in PRESET_CORPORA:
-        spec = prepared_corpus_spec(
-            tiny(), corpus, corpora.raw[corpus], corpora.tokenizer, benchmark_texts, {}
-        )
+        spec = prepared_corpus_spec(tiny(), corpus, corpora.raw[corpus], corpora.tokenizer, {})
         assert store.get_or_build(**spec._asdict(), build=must_not_build).reused
         assert corpora.prepared[corpus].digest == prepared_project[1].prepared[corpus].digest
         store.fetch_verified(corpora.prepared[corpus])
@@ -312,3 +326,41 @@ def test_rejects_are_sampled_from_the_shared_root(
     shared.fs.pipe_file(f"{prepared['multi'].address}/rejects.parquet", b"PAR1 damaged")
     with pytest.raises(RemoteError, match="reading rejected documents"):
         sample_rejects(prepared, shared)
+
+
+def test_a_corpus_depends_on_the_mtpb_file_only_if_the_recipe_searches_for_mtpb(
+    other_machine: Execution, tmp_path: Path
+) -> None:
+    """A document of the corpus contains the first problem of MTPB."""
+    mtpb = os.environ.get("CODEGEN_MTPB")
+    if not mtpb:
+        pytest.skip("MTPB's file is missing: set CODEGEN_MTPB")
+    texts = {
+        name: "\n".join(f"{name}_{line} = {line}" for line in range(90)) for name in "abcdefgh"
+    }
+    problem = json.loads(Path(mtpb).read_text().splitlines()[0])
+    texts["leak"] = "\n".join([*problem["prompts"], texts["a"][::-1]])
+    rows = [
+        {"text": text, "path": f"{name}.py", "language": "Python", "source": "mine 1.0"}
+        for name, text in texts.items()
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    sources = json.dumps([{"uri": str(tmp_path / "mine.jsonl")}])
+    recipe = tiny().override([f"data.corpora.mono.sources={sources}"])
+    searching = recipe.override(["benchmarks.mtpb.optional=false", "benchmarks.mtpb.search=true"])
+    with_file = other_machine.replace(benchmark_files={"mtpb": mtpb})
+
+    def mono(execution: Execution, recipe: Recipe) -> Artifact:
+        store = str(tmp_path / f"store-{len(list(tmp_path.iterdir()))}")
+        return prepare(execution.replace(store=store), recipe, ["mono"]).prepared["mono"]
+
+    without, ignored, searched = (
+        mono(other_machine, recipe),
+        mono(with_file, recipe),
+        mono(with_file, searching),
+    )
+    assert (ignored.label, ignored.digest) == (without.label, without.digest)
+    assert ignored.statistics["contaminated"] == {"humaneval": 0}
+    assert searched.statistics["contaminated"] == {"humaneval": 0, "mtpb": 1}
+    assert searched.label != without.label
+    assert searched.digest != without.digest

@@ -152,6 +152,12 @@ def test_an_invalid_recipe_name_is_an_error(name: str) -> None:
             "evaluation.humaneval.max_new_tokens=256",
             "evaluation.humaneval.max_new_tokens allows completions of 256",
         ),
+        ('benchmarks.a b={"sha256": "' + "0" * 64 + '"}', "benchmarks has the name 'a b'"),
+        ('benchmarks.bits_per_byte={"sha256": "' + "0" * 64 + '"}', "the name 'bits_per_byte'"),
+        ("benchmarks.mtpb.sha256=" + "0" * 64, "benchmarks.mtpb.sha256 is 000"),
+        ('benchmarks.human-eval={"sha256": "' + "0" * 64 + '"}', "benchmarks.human-eval.sha256"),
+        ('benchmarks.mine={"sha256": "ABC"}', "benchmarks.mine.sha256 is 'ABC'"),
+        ("benchmarks.mtpb.search=true", "optional True"),
         (
             "evaluation.mtpb.max_new_tokens=300",
             "evaluation.mtpb.max_new_tokens allows completions of 600",
@@ -161,6 +167,22 @@ def test_an_invalid_recipe_name_is_an_error(name: str) -> None:
 def test_an_inconsistent_recipe_is_an_error(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s){message}.*expected: .*fix: "):
         recipe("tiny").override([override])
+
+
+def test_the_recipes_of_the_paper_search_for_and_evaluate_both_benchmarks() -> None:
+    for name in ("350m", "2b", "6b", "16b"):
+        paper = recipe(name)
+        names = (set(paper.searched_benchmarks()), set(paper.evaluated_benchmarks))
+        assert names == ({"humaneval", "mtpb"}, {"humaneval", "mtpb"})
+        assert not any(benchmark.optional for benchmark in paper.benchmarks.values())
+
+
+def test_the_corpora_of_the_demonstrations_do_not_depend_on_mtpb() -> None:
+    for name in ("starter", "tiny"):
+        demonstration = recipe(name)
+        assert set(demonstration.searched_benchmarks()) == {"humaneval"}
+        assert set(demonstration.evaluated_benchmarks) == {"humaneval", "mtpb"}
+        assert demonstration.benchmarks["mtpb"].optional
 
 
 def test_a_recipe_at_the_limits_is_valid() -> None:
@@ -177,7 +199,7 @@ def test_the_preflight_check_compares_recipe_and_execution(tmp_path: Path) -> No
     with pytest.raises(EvaluationError):
         preflight_check(
             recipe("tiny"),
-            Execution(project=str(tmp_path), mtpb_path=str(tmp_path / "absent.jsonl")),
+            Execution(project=str(tmp_path), benchmark_files={"mtpb": str(tmp_path / "absent")}),
         )
 
 

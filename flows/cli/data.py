@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from components.core.errors import DataError, RemoteError
-from flows.cli.options import artifact_summary, command, load_recipe, print_json, print_line
+from flows.cli.options import artifact_summary, command, print_json, print_line
 
 if TYPE_CHECKING:
     from components.core.store_sync import CopyResult
@@ -70,10 +70,9 @@ def pull(
     ] = PullSource.auto,
 ) -> None:
     """Fill data/ with the raw corpora of a preset. Their md5 is written to data.dvc."""
-    recipe = load_recipe("starter", [f"data.preset={preset.value}"])
     from flows.steps.prepare_corpora import pull_data
 
-    result = pull_data(recipe, execution, source.value)
+    result = pull_data(preset.value, execution, source.value)
     if as_json:
         print_json(result)
     else:

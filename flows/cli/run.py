@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from flows.settings.recipes import Recipe
 
 
-@command(runs=True, unsafe_option=True)
+@command(runs=True, unsafe_option=True, needs_corpora=True)
 def run(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Run the pipeline: from raw archives to promoted models. Resumes an interrupted run."""
     from flows.pipeline import pipeline
@@ -35,7 +35,7 @@ def run(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     typer.echo("Prefect and MLflow  codegen ui")
 
 
-@command(runs=True)
+@command(runs=True, needs_corpora=True)
 def prepare(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Pull, validate and pack the corpora."""
     from flows.prepare import prepare as prepare_flow
@@ -45,7 +45,7 @@ def prepare(recipe: Recipe, execution: Execution, as_json: bool) -> None:
         print_json({name: artifact_summary(corpus) for name, corpus in data.prepared.items()})
 
 
-@command(runs=True)
+@command(runs=True, needs_corpora=True)
 def train(
     recipe: Recipe,
     execution: Execution,
@@ -69,7 +69,7 @@ def train(
         print_json({name: artifact_summary(checkpoints[name]) for name in checkpoints})
 
 
-@command(runs=True, unsafe_option=True)
+@command(runs=True, unsafe_option=True, needs_corpora=True)
 def evaluate(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Evaluate all checkpoints of a recipe: bits per byte, HumanEval, MTPB.
 
@@ -86,7 +86,7 @@ def evaluate(recipe: Recipe, execution: Execution, as_json: bool) -> None:
         print_json({"evaluations": evaluations, "skipped": results.skipped})
 
 
-@command(runs=True, unsafe_option=True)
+@command(runs=True, unsafe_option=True, needs_corpora=True)
 def promote(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Register the checkpoints, and promote those that pass the gate. Exits with 3 if the gate
     refuses a model.

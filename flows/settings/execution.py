@@ -45,6 +45,7 @@ _ENVIRONMENT_VARIABLES = {
     "store": "CODEGEN_STORE",
     "tracking_uri": _TRACKING_VARIABLE,
     "archives": "CODEGEN_ARCHIVES",
+    "vocabulary": "CODEGEN_VOCABULARY",
     "mtpb_path": "CODEGEN_MTPB",
 }
 
@@ -71,6 +72,9 @@ class Execution(Config):
     components/data/archives/corpus.json. None: the list of the project."""
     archives: str | None = None
     """Folder with source archives, searched before the package index."""
+    vocabulary: str | None = None
+    """GPT-2's vocabulary: gpt2.tiktoken, or vocab.json of GPT-2 or of a released CodeGen model, or
+    a folder with one of them. None: it is fetched."""
     mtpb_path: str | None = None
     """The official MTPB file. None: it is downloaded; if that fails, MTPB is skipped and the report
     states it."""

@@ -85,14 +85,14 @@ def test_manually_changed_data_is_rejected_with_the_corpus(pulled, change):
 def test_change_while_a_corpus_is_read_is_detected(pulled):
     """For example, another run pulls another preset."""
     raw = load_raw_artifacts(pulled)["mono"]
-    require_same_bytes(raw)
+    require_same_bytes(raw, pulled)
     with next((pulled / "data" / "nl").glob("*.jsonl")).open("a") as file:
         file.write("{}\n")
     with pytest.raises(DataError, match=r"was changed while mono was read"):
-        require_same_bytes(raw)
+        require_same_bytes(raw, pulled)
     shutil.rmtree(pulled / "data")
     with pytest.raises(DataError, match=r"it holds nothing"):
-        require_same_bytes(raw)
+        require_same_bytes(raw, pulled)
 
 
 def test_missing_data_asks_for_a_pull(project):

@@ -165,16 +165,17 @@ def _plan_epochs(recipe: Recipe, tokens: str, execution_overrides: list[str]) ->
         stages_to_estimate,
     )
 
-    known = parse_tokens(tokens, recipe)
+    corpus_tokens = parse_tokens(tokens, recipe)
     execution = execution_from_environment(execution_overrides)
     try:
-        if stages := stages_to_estimate(recipe, execution, known):
-            known = find_tokens(recipe, load_execution(execution_overrides), stages) | known
+        if stages := stages_to_estimate(recipe, execution, corpus_tokens):
+            execution = load_execution(execution_overrides)
+            corpus_tokens = find_tokens(recipe, execution, stages) | corpus_tokens
     except (ConfigError, DataError) as error:
         example = ",".join(f"{name}=100e9" for name in recipe.corpora)
         fix = f"{error.fix}; or plan with assumed tokens, e.g. --tokens {example}"
         raise type(error)(error.got, expected=error.expected, fix=fix) from error
-    epochs = stage_epochs(recipe, recipe.training.trained, known)
+    epochs = stage_epochs(recipe, recipe.training.trained, corpus_tokens)
     require_few_epochs(recipe, epochs)
     return epochs
 

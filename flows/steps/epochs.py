@@ -129,9 +129,10 @@ def stage_epochs(
     for stage in stages:
         config, corpus = recipe.training.stages[stage], recipe.training.corpus_of(stage)
         if corpus in tokens:
-            num_read, known = config.steps * config.global_batch_tokens, tokens[corpus]
-            epochs, min_epochs = (num_read / max(1, num) for num in (known.value, known.high))
-            rows.append(StageEpochs(stage, corpus, known, epochs, min_epochs))
+            num_read = config.steps * config.global_batch_tokens
+            size = tokens[corpus]
+            epochs = num_read / max(1, size.value)
+            rows.append(StageEpochs(stage, corpus, size, epochs, num_read / max(1, size.high)))
     return rows
 
 
@@ -194,8 +195,9 @@ def check_expected_epochs(context: FlowContext, stages: Sequence[str] | None) ->
         DataError: a source cannot be listed.
     """
     recipe = context.recipe
-    shown = list(recipe.training.trained) if stages is None else stages
-    rows = stage_epochs(recipe, shown, tokens_from_sizes(recipe, context.execution, shown))
+    printed_stages = list(recipe.training.trained) if stages is None else stages
+    tokens = tokens_from_sizes(recipe, context.execution, printed_stages)
+    rows = stage_epochs(recipe, printed_stages, tokens)
     context.console.print(f"  {format_epochs(rows)}", soft_wrap=True, markup=False)
     if stages is not None:
         require_few_epochs(recipe, rows)
@@ -250,14 +252,15 @@ def find_tokens(
     Raises:
         DataError: a source cannot be read.
     """
-    known: dict[str, CorpusTokens] = {}
-    is_complete = set(recipe.corpora) <= set(recipe.data.available)
+    tokens: dict[str, CorpusTokens] = {}
+    # A search for prepared corpora needs all corpora of the recipe.
+    is_complete = stages == list(recipe.training.trained)
     has_preset = not recipe.preset_corpora or is_pulled(recipe, execution)
     if is_complete and has_preset and _local_bytes(recipe) <= _MAX_HASHED_BYTES:
-        known = tokens_of_prepared(recipe, find_prepared_corpora(recipe, execution))
-    unknown = [stage for stage in stages if recipe.training.corpus_of(stage) not in known]
-    known |= tokens_from_sizes(recipe, execution, unknown)
-    return known | tokens_from_samples(recipe, execution, stage_epochs(recipe, unknown, known))
+        tokens = tokens_of_prepared(recipe, find_prepared_corpora(recipe, execution))
+    unknown = [stage for stage in stages if recipe.training.corpus_of(stage) not in tokens]
+    tokens |= tokens_from_sizes(recipe, execution, unknown)
+    return tokens | tokens_from_samples(recipe, execution, stage_epochs(recipe, unknown, tokens))
 
 
 def _local_bytes(recipe: Recipe) -> int:

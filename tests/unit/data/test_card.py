@@ -299,7 +299,7 @@ def test_the_rules_of_each_corpus_are_listed() -> None:
     other = corpora()
     other.prepared["mono"].statistics["contaminated"] = {"mtpb": 0, "humaneval": 2}
     other.prepared["multi"].statistics["redacted"] = {"ip_address": 1_200}
-    data = DataConfig(dedup_across_corpora=True)
+    data = DataConfig(preset="tiny", dedup_across_corpora=True)
     data = data.replace_corpus(
         "multi",
         near_duplicates=NearDuplicateConfig(enabled=True, threshold=0.8),

@@ -46,15 +46,14 @@ def pulled(project, fixture_archives, tmp_path):
 
 def test_each_corpus_is_an_artifact_with_the_dvc_md5(pulled):
     artifacts = load_raw_artifacts(pulled)
-    assert list(artifacts) == ["nl", "multi", "mono", "vocabulary"]
+    assert list(artifacts) == ["nl", "multi", "mono"]
     assert {artifact.kind for artifact in artifacts.values()} == {"raw-corpus"}
     assert artifacts["nl"].address == str(pulled / "data" / "nl")
     assert artifacts["multi"].statistics["num_files"] == 3
     assert artifacts["multi"].statistics["num_documents"] == 6 * 120 + 2
-    assert "num_documents" not in artifacts["vocabulary"].statistics
     md5 = (pulled / "data.dvc").read_text().split("md5: ")[1].split("\n")[0]
     assert {artifact.provenance["dvc_md5"] for artifact in artifacts.values()} == {md5}
-    assert len({artifact.recipe_hash for artifact in artifacts.values()}) == 4
+    assert len({artifact.recipe_hash for artifact in artifacts.values()}) == 3
 
     file = pulled / "data" / "mono" / "scripts-1.0.jsonl"
     sha256 = hashlib.sha256(file.read_bytes()).hexdigest()

@@ -13,7 +13,7 @@ from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, DataError, RemoteError
 from components.core.store import Store
 from components.data.config import PRESET_CORPORA
-from components.data.raw_corpus import corpus_sources, load_raw_artifacts
+from components.data.raw_corpus import corpus_sources
 from components.dataset.config import StreamingCacheConfig
 from components.preparation.corpus_pipeline import prepare_corpus
 from components.tokenizer.vocabulary import build_tokenizer
@@ -25,9 +25,11 @@ from flows.steps.corpora import (
     corpus_uri,
     find_corpora,
     load_benchmark_texts,
+    load_raw_corpora,
     prepared_corpus_spec,
     pull_prepared,
     push_prepared,
+    ranks_file,
     tokenizer_spec,
 )
 from flows.steps.prepare_corpora import dataset_card, reject_counts, sample_rejects
@@ -39,11 +41,12 @@ def must_not_build(_: Path) -> dict[str, int]:
 
 def prepare(execution: Execution) -> RecipeCorpora:
     """Return the corpora as the flow `prepare` builds them, without Prefect and MLflow."""
-    recipe, store, raw = tiny(), execution.open_store(), load_raw_artifacts(execution.project_path)
+    recipe, store = tiny(), execution.open_store()
+    raw = load_raw_corpora(recipe, execution)
     tokenizer = store.get_or_build(
         **tokenizer_spec(recipe, raw["vocabulary"])._asdict(),
         build=lambda folder: build_tokenizer(
-            Path(raw["vocabulary"].address) / "gpt2.tiktoken", recipe.tokenizer, folder
+            ranks_file(raw["vocabulary"]), recipe.tokenizer, folder
         ),
     ).artifact
     benchmark_texts = load_benchmark_texts(recipe, execution).texts

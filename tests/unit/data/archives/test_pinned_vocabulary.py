@@ -79,10 +79,10 @@ def test_a_file_of_the_user_must_have_the_pinned_bytes(
     fixture_archives: FixtureArchives, tmp_path: Path
 ) -> None:
     ranks = Path(load(fixture_archives, tmp_path / "cache").address) / RANKS_FILE
-    own = load(fixture_archives, tmp_path / "own", archives=None, own=ranks.read_bytes())
+    own = load(fixture_archives, tmp_path / "own", archives=None, own_ranks=ranks.read_bytes())
     assert own.digest == load(fixture_archives, tmp_path / "cache").digest
     with pytest.raises(DataError) as caught:
-        load(fixture_archives, tmp_path / "other", own=b"IQ== 0\n")
+        load(fixture_archives, tmp_path / "other", own_ranks=b"IQ== 0\n")
     assert "CODEGEN_VOCABULARY" in caught.value.got
     assert not (tmp_path / "other").exists()
 

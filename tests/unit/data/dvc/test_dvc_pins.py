@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import fsspec
 import pytest
 from dvc.repo import Repo
+from fixtures.codegen_command import run_codegen
+from fixtures.processes import environment_without_settings
 from fixtures.projects import new_project
 
 from components.core.errors import DataError
@@ -138,3 +142,23 @@ def test_files_outside_of_the_project_are_pinned_without_a_copy(
     with Repo(str(project)) as repo:
         repo.update([str(project / "corpora/pile.dvc")], no_download=True)
     assert artifact(project, f"{root}/0.jsonl").provenance["dvc_pins"]
+
+
+def test_the_status_command_compares_the_pins(project: Path) -> None:
+    """In a project without data/."""
+
+    def status(*options: str) -> CompletedProcess[str]:
+        return run_codegen(
+            *("data", "status", *options, "--exec", f"project={project}"),
+            environment=environment_without_settings(),
+        )
+
+    document = json.loads(status("--json").stdout)
+    files = ["corpora/go.jsonl.dvc", "corpora/python.dvc"]
+    assert [pin["file"] for pin in document["pins"]] == files
+    assert document["clean"] is True
+    (project / "corpora/python/a.jsonl").write_text("{}\n")
+    changed = status()
+    assert changed.returncode == 1
+    assert changed.stdout.splitlines()[0].startswith("corpora/go.jsonl.dvc: clean, ")
+    assert "changed: a.jsonl" in changed.stderr

@@ -54,9 +54,12 @@ def prepare(
         stages: stages that will be trained on the corpora, whose epochs are checked.
 
     Raises:
-        ConfigError: a corpus has no sources, or a stage would read its corpus too often.
+        ConfigError: no corpus, or not that of a stage, has sources, or a stage would read its
+            corpus too often.
     """
-    recipe.require_corpora()
+    recipe.require_any_corpus()
+    if stages is not None:
+        recipe.require_corpora(map(recipe.training.corpus_of, stages))
     with open_flow_context(recipe, execution, "prepare", parent_run) as context:
         suites = context.task("load suites", lambda _: load_suites(context))
         raw = pull_raw_corpora(context)

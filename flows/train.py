@@ -50,7 +50,7 @@ def train(
             that the recipe names, or a stage reads its corpus too often.
     """
     stages = stages_to_train(recipe, last_stage)
-    recipe.require_corpora()
+    recipe.require_corpora(map(recipe.training.corpus_of, stages))
     check_training(recipe, execution, stages)
     init_checkpoint = init_checkpoint or find_init_checkpoint(recipe, execution, parent_run)
     corpora = corpora or prepare(

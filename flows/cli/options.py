@@ -126,7 +126,7 @@ def command(
     recipe: str = "starter",
     runs: bool = False,
     unsafe_option: bool = False,
-    needs_corpora: bool = False,
+    check: Callable[[Recipe], None] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that replaces shared parameters of a command by their options.
 
@@ -139,8 +139,7 @@ def command(
         recipe: default of `--recipe`.
         runs: whether the command starts flow runs, see `load_execution`.
         unsafe_option: whether `execution` also becomes `--unsafe-execution`.
-        needs_corpora: whether a recipe whose corpora have no sources is refused, before a server
-            starts.
+        check: checks the recipe before a server starts.
     """
     defaults = {
         "recipe_name": recipe,
@@ -166,8 +165,8 @@ def command(
             if "recipe" in names:
                 overrides = values["recipe_overrides"]
                 arguments["recipe"] = load_recipe(values["recipe_name"], overrides)
-                if needs_corpora:
-                    arguments["recipe"].require_corpora()
+                if check:
+                    check(arguments["recipe"])
             if "execution" in names:
                 overrides = values["execution_overrides"]
                 unsafe = values.get("unsafe", False)

@@ -172,7 +172,7 @@ def _plan_epochs(recipe: Recipe, tokens: str, execution_overrides: list[str]) ->
             execution = load_execution(execution_overrides)
             corpus_tokens = find_tokens(recipe, execution, stages) | corpus_tokens
     except (ConfigError, DataError) as error:
-        example = ",".join(f"{name}=100e9" for name in recipe.corpora)
+        example = ",".join(f"{name}=100e9" for name in recipe.trained_corpora)
         fix = f"{error.fix}; or plan with assumed tokens, e.g. --tokens {example}"
         raise type(error)(error.got, expected=error.expected, fix=fix) from error
     epochs = stage_epochs(recipe, recipe.training.trained, corpus_tokens)

@@ -142,7 +142,7 @@ def deployments(
 
 def flows_without_corpora(recipe: Recipe) -> set[str]:
     """Return the flows that a recipe cannot run, because its corpora have no sources."""
-    if set(recipe.corpora) <= set(recipe.data.available):
+    if set(recipe.trained_corpora) <= set(recipe.corpora):
         return set()
     return {name for name, spec in DEPLOYMENTS.items() if spec.needs_corpora}
 

@@ -72,43 +72,52 @@ class Recipe(Config):
         return self
 
     @property
+    def trained_corpora(self) -> tuple[str, ...]:
+        """The names of the corpora that stages are trained on, in the order of the stages."""
+        return tuple(dict.fromkeys(map(self.training.corpus_of, self.training.trained)))
+
+    @property
     def corpora(self) -> tuple[str, ...]:
-        """The names of the corpora in the order of the stages, then those that no stage trains on,
-        which are only evaluated on. A corpus without sources counts only if a stage is trained on
-        it."""
-        names = [
-            *map(self.training.corpus_of, self.training.all_stages),
-            *sorted(self.data.corpora),
-        ]
-        counted = {*map(self.training.corpus_of, self.training.trained), *self.data.available}
-        return tuple(name for name in dict.fromkeys(names) if name in counted)
+        """The names of the corpora that have sources or come from the preset: those of the stages,
+        in order, then those that no stage trains on, which are only evaluated on."""
+        of_stages = map(self.training.corpus_of, self.training.all_stages)
+        names = dict.fromkeys([*of_stages, *sorted(self.data.corpora)])
+        return tuple(name for name in names if name in self.data.available)
 
     @property
     def preset_corpora(self) -> tuple[str, ...]:
         """The names of the corpora that come from the preset, in the same order."""
-        declared = self.data.declared_sources
-        return tuple(name for name in self.corpora if self.data.preset and name not in declared)
+        return tuple(name for name in self.corpora if name not in self.data.declared_sources)
+
+    def require_any_corpus(self) -> None:
+        """Check that there is a corpus to prepare.
+
+        Raises:
+            ConfigError: no corpus has sources, and the recipe has no preset.
+        """
+        if not self.corpora:
+            self.require_corpora()
 
     def require_corpora(self, names: Iterable[str] | None = None) -> None:
         """Check that corpora have sources or come from a preset.
 
         Args:
-            names: the corpora. None: all that are prepared.
+            names: the corpora. None: all that stages are trained on.
 
         Raises:
             ConfigError: names the corpora that have neither.
         """
-        names = self.corpora if names is None else names
-        missing = [name for name in names if name not in self.data.available]
+        names = self.trained_corpora if names is None else names
+        missing = [name for name in names if name not in self.corpora]
         if not missing:
             return
         is_single = len(missing) == 1
         raise ConfigError(
             f"{self.name} names no sources for the {'corpus' if is_single else 'corpora'} "
             f"{', '.join(missing)}",
-            expected="sources of your own for each corpus that is prepared, or a preset",
-            fix=f"set data.corpora.{missing[0]}.sources and so on (docs/adding-a-corpus.md), e.g. "
-            'to [{"uri": "/data/*.jsonl"}], or set data.preset to starter to try the demo corpora',
+            expected="sources of your own for each corpus that is used, or a preset",
+            fix=f"name them with --sources or data.corpora.{missing[0]}.sources "
+            "(docs/adding-a-corpus.md), or set data.preset to starter to try the demo corpora",
         )
 
     @property

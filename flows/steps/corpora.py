@@ -106,14 +106,14 @@ def load_raw_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact
     """Return raw corpora and vocabulary: from the sources of the recipe, else from `data/`.
 
     Raises:
-        ConfigError: a corpus has no sources, and the recipe has no preset.
+        ConfigError: no corpus has sources, and the recipe has no preset.
         DataError, FetchError: `data/` is absent, has another preset or differs from the commit, a
             source cannot be listed or differs from its DVC pin, or the vocabulary cannot be
             fetched.
     """
     from components.data.raw_corpus import artifact_from_listing
 
-    recipe.require_corpora()
+    recipe.require_any_corpus()
     pulled = load_preset(recipe, execution) if recipe.preset_corpora else {}
     artifacts: dict[str, Artifact] = {}
     for corpus in recipe.corpora:

@@ -195,10 +195,16 @@ def check_expected_epochs(context: FlowContext, stages: Sequence[str] | None) ->
         DataError: a source cannot be listed.
     """
     recipe = context.recipe
-    printed_stages = list(recipe.training.trained) if stages is None else stages
+    printed_stages = stages
+    if stages is None:
+        trained = recipe.training.trained
+        printed_stages = [
+            stage for stage in trained if recipe.training.corpus_of(stage) in recipe.corpora
+        ]
     tokens = tokens_from_sizes(recipe, context.execution, printed_stages)
     rows = stage_epochs(recipe, printed_stages, tokens)
-    context.console.print(f"  {format_epochs(rows)}", soft_wrap=True, markup=False)
+    if rows:
+        context.console.print(f"  {format_epochs(rows)}", soft_wrap=True, markup=False)
     if stages is not None:
         require_few_epochs(recipe, rows)
 
@@ -283,12 +289,13 @@ def parse_tokens(text: str, recipe: Recipe) -> dict[str, CorpusTokens]:
         corpus, _, number = item.partition("=")
         is_number = re.fullmatch(r"\d+(\.\d+)?(e\d{1,2})?", number.strip())
         value = round(float(number)) if is_number else 0
-        if corpus.strip() not in recipe.corpora or value < 1:
+        if corpus.strip() not in recipe.trained_corpora or value < 1:
             raise ConfigError(
                 f"--tokens has {item!r}",
                 expected="CORPUS=TOKENS, separated by commas, for the corpora "
-                f"{', '.join(recipe.corpora)}",
-                fix="use, e.g., --tokens " + ",".join(f"{name}=100e9" for name in recipe.corpora),
+                f"{', '.join(recipe.trained_corpora)}",
+                fix="use, e.g., --tokens "
+                + ",".join(f"{name}=100e9" for name in recipe.trained_corpora),
             )
         tokens[corpus.strip()] = CorpusTokens(value, value, "assumed")
     return tokens

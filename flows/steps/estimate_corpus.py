@@ -51,10 +51,10 @@ def estimate_corpora(
         DataError: `data/` is absent or has another preset, a source cannot be read, or all
             documents are rejected.
     """
-    if corpus is not None and corpus not in recipe.corpora:
+    if corpus is not None and corpus not in recipe.data.corpora:
         raise ConfigError(
             f"there is no corpus {corpus!r}",
-            expected=f"one of {', '.join(recipe.corpora)}",
+            expected=f"one of {', '.join(recipe.data.corpora)}",
             fix="choose one of these, or omit it for all corpora",
         )
     if sample_mb < 1:
@@ -66,7 +66,8 @@ def estimate_corpora(
     from components.data.raw_corpus import corpus_sources
     from components.preparation.estimate import estimate_corpus
 
-    corpora = [name for name in recipe.corpora if corpus in (None, name)]
+    recipe.require_any_corpus()
+    corpora = recipe.corpora if corpus is None else (corpus,)
     recipe.require_corpora(corpora)
     if set(corpora) & set(recipe.preset_corpora):
         load_preset(recipe, execution)

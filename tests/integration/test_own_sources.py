@@ -83,6 +83,7 @@ def test_a_pinned_corpus_is_prepared_without_a_preset(execution: Execution) -> N
         {tag.key: tag.value for tag in dataset.tags}
         for run in client.search_runs([experiment.experiment_id])
         for dataset in client.get_run(run.info.run_id).inputs.dataset_inputs
+        if dataset.dataset.name == "raw-corpus/mono"
     ]
     assert inputs
     assert {tags["dvc_md5"] for tags in inputs} == {md5}

@@ -71,7 +71,10 @@ def test_a_corpus_without_sources_is_prepared_only_if_a_stage_is_trained_on_it(
     mono.require_corpora()
     assert tiny().corpora == tiny().preset_corpora == ("nl", "multi", "mono")
     all_stages = mono.override(["training.start_stage=null"])
-    assert all_stages.corpora == ("nl", "multi", "mono")
+    assert all_stages.trained_corpora == ("nl", "multi", "mono")
+    assert all_stages.corpora == ("mono",)
+    all_stages.require_any_corpus()
+    all_stages.require_corpora(["mono"])
     with pytest.raises(ConfigError, match=r"no sources for the corpora nl, multi") as caught:
         all_stages.require_corpora()
     assert "data.corpora.nl.sources" in caught.value.fix

@@ -195,12 +195,10 @@ def check_expected_epochs(context: FlowContext, stages: Sequence[str] | None) ->
         DataError: a source cannot be listed.
     """
     recipe = context.recipe
-    printed_stages = stages
-    if stages is None:
-        trained = recipe.training.trained
-        printed_stages = [
-            stage for stage in trained if recipe.training.corpus_of(stage) in recipe.corpora
-        ]
+    trained = recipe.training.trained if stages is None else stages
+    printed_stages = [
+        stage for stage in trained if recipe.training.corpus_of(stage) in recipe.corpora
+    ]
     tokens = tokens_from_sizes(recipe, context.execution, printed_stages)
     rows = stage_epochs(recipe, printed_stages, tokens)
     if rows:

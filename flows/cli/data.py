@@ -99,8 +99,10 @@ def status(execution: Execution, as_json: bool) -> None:
     """Compare data/ with data.dvc, git and the DVC remote, and pinned corpora with their pins."""
     project = execution.project_path
     from components.data.dvc import dvc_pins
-    from components.data.dvc.dvc_repo import DATA
+    from components.data.dvc.dvc_repo import DATA, DATA_DVC, require_pointer
 
+    if (project / DATA_DVC).exists():
+        require_pointer(project)  # DVC lists no pins if the file is damaged.
     pins = dvc_pins.compare_pins(project)
     errors = []
     document: dict[str, Any] = {"clean": True}

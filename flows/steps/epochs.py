@@ -165,13 +165,11 @@ def describe_tokens(tokens: CorpusTokens) -> str:
 
 
 def format_epochs(rows: Sequence[StageEpochs]) -> str:
-    """Return the epochs of all stages in one line."""
-    parts = []
-    for row in rows:
-        origins = {"prepared": "", "assumed": " (assumed tokens)"}
-        origin = origins.get(row.tokens.origin, f" (from {_origin_name(row.tokens.origin)})")
-        parts.append(f"{row.stage} {format_number(row.epochs)}{origin}")
-    return f"epochs: {', '.join(parts)}"
+    """Return the epochs of all stages in one line; the rows have the same origin of tokens."""
+    origin = rows[0].tokens.origin
+    source = "" if origin == "prepared" else f", estimated from {_origin_name(origin)}"
+    numbers = ", ".join(f"{row.stage} {format_number(row.epochs)}" for row in rows)
+    return f"epochs{source}: {numbers}"
 
 
 def format_number(epochs: float) -> str:

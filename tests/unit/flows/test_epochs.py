@@ -16,8 +16,10 @@ from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe, recipe, tiny
 from flows.steps.epochs import (
     CorpusTokens,
+    Origin,
     describe_tokens,
     find_tokens,
+    format_epochs,
     parse_tokens,
     require_few_epochs,
     stage_epochs,
@@ -213,3 +215,13 @@ def test_a_plan_shows_the_epochs_of_each_corpus(tmp_path: Path) -> None:
         ("mono", "assumed"),
     ]
     assert rows[2]["epochs"] == pytest.approx(150_000 * 2_097_152 / 71.7e9)
+
+
+def test_a_run_prints_its_epochs_in_one_line() -> None:
+    def line(origin: Origin) -> str:
+        tokens = {name: CorpusTokens(2048, 4096, origin) for name in ("nl", "mono")}
+        return format_epochs(stage_epochs(tiny(), ["nl", "mono"], tokens))
+
+    assert line("prepared") == "epochs: nl 6, mono 6"
+    assert line("file sizes") == "epochs, estimated from file sizes: nl 6, mono 6"
+    assert line("sample") == "epochs, estimated from a sample: nl 6, mono 6"

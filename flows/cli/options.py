@@ -138,7 +138,11 @@ _SHARED: dict[str, Any] = {
 
 
 def command(
-    *, recipe: str = "starter", runs: bool = False, unsafe_option: bool = False
+    *,
+    recipe: str = "starter",
+    runs: bool = False,
+    unsafe_option: bool = False,
+    check: Callable[[Recipe], None] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that replaces shared parameters of a command by their options.
 
@@ -151,6 +155,7 @@ def command(
         recipe: default of `--recipe`.
         runs: whether the command starts flow runs, see `load_execution`.
         unsafe_option: whether `execution` also becomes `--unsafe-execution`.
+        check: checks the recipe before a server starts.
     """
     defaults = {
         "recipe_name": recipe,
@@ -177,6 +182,8 @@ def command(
             if "recipe" in names:
                 overrides, sources = values["recipe_overrides"], values["recipe_sources"]
                 arguments["recipe"] = load_recipe(values["recipe_name"], overrides, sources)
+                if check:
+                    check(arguments["recipe"])
             if "execution" in names:
                 overrides = values["execution_overrides"]
                 unsafe = values.get("unsafe", False)

@@ -76,9 +76,15 @@ def serve(
         addresses = server_addresses(prefect_port, mlflow_port)
         os.environ["PREFECT_API_URL"] = addresses.prefect_api
         use(read_or_create(execution.workspace_path))
-    from flows.deploy.deployments import deployments
+    from flows.deploy.deployments import deployments, flows_without_corpora
 
     served = deployments(name, recipe, execution, crons, timezone)
+    for flow_name in sorted(flows_without_corpora(recipe)):
+        console.print(
+            f"not served  {flow_name}/{name}: its corpora have no sources; add them with --set or "
+            "in a recipe file (docs/adding-a-corpus.md)",
+            soft_wrap=True,
+        )
     if uses_existing_server:
         _start_runner(served, crons, console).run(lambda: None)
         return

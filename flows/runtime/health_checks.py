@@ -294,7 +294,7 @@ def _check_gpu() -> CheckResult:
             False,
             "none",
             "training runs on the CPU: fine for starter and tiny, weeks for the paper's recipes",
-            "a machine with GPUs; `codegen plan -r 350m --gpu h100` estimates how many",
+            "a machine with GPUs; `codegen plan` estimates how many (docs/training.md)",
             required=False,
         )
     import torch

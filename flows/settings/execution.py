@@ -46,6 +46,7 @@ _ENVIRONMENT_VARIABLES = {
     "store": "CODEGEN_STORE",
     "tracking_uri": _TRACKING_VARIABLE,
     "archives": "CODEGEN_ARCHIVES",
+    "vocabulary": "CODEGEN_VOCABULARY",
 }
 
 
@@ -71,6 +72,9 @@ class Execution(Config):
     components/data/archives/corpus.json. None: the list of the project."""
     archives: str | None = None
     """Folder with source archives, searched before the package index."""
+    vocabulary: str | None = None
+    """GPT-2's vocabulary: gpt2.tiktoken, or vocab.json of GPT-2 or of a released CodeGen model, or
+    a folder with one of them. None: it is fetched."""
     benchmark_files: dict[str, str] = Field(default_factory=dict)
     """Paths of the files of the recipe's benchmarks, by name. HumanEval needs none; MTPB is
     downloaded if it has none."""

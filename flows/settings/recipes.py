@@ -3,13 +3,13 @@ of the paper.
 
 If a field of a recipe changes, the artifacts that depend on it are rebuilt. Recipes are pure
 functions that derive from one another. Cited sections are those of docs/paper.md. The corpora of
-the paper are not published, so its recipes use the starter corpora unless sources of
-`data.corpora` name others; their model, training and evaluation are those of the paper.
+the paper are not published, so its recipes name none: `Recipe.require_corpora` refuses them until
+every stage has a corpus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
@@ -86,11 +86,53 @@ class Recipe(Config):
         return self
 
     @property
+    def trained_corpora(self) -> tuple[str, ...]:
+        """The names of the corpora that stages are trained on, in the order of the stages."""
+        return tuple(dict.fromkeys(map(self.training.corpus_of, self.training.trained)))
+
+    @property
     def corpora(self) -> tuple[str, ...]:
-        """The names of the corpora in the order of the stages, then those that no stage trains on,
-        which are only evaluated on."""
-        trained = map(self.training.corpus_of, self.training.all_stages)
-        return tuple(dict.fromkeys([*trained, *sorted(self.data.corpora)]))
+        """The names of the corpora that have sources or come from the preset: those of the stages,
+        in order, then those that no stage trains on, which are only evaluated on."""
+        of_stages = map(self.training.corpus_of, self.training.all_stages)
+        names = dict.fromkeys([*of_stages, *sorted(self.data.corpora)])
+        return tuple(name for name in names if name in self.data.available)
+
+    @property
+    def preset_corpora(self) -> tuple[str, ...]:
+        """The names of the corpora that come from the preset, in the same order."""
+        return tuple(name for name in self.corpora if name not in self.data.declared_sources)
+
+    def require_any_corpus(self) -> None:
+        """Check that there is a corpus to prepare.
+
+        Raises:
+            ConfigError: no corpus has sources, and the recipe has no preset.
+        """
+        if not self.corpora:
+            self.require_corpora()
+
+    def require_corpora(self, names: Iterable[str] | None = None) -> None:
+        """Check that corpora have sources or come from a preset.
+
+        Args:
+            names: the corpora. None: all that stages are trained on.
+
+        Raises:
+            ConfigError: names the corpora that have neither.
+        """
+        names = self.trained_corpora if names is None else names
+        missing = [name for name in names if name not in self.corpora]
+        if not missing:
+            return
+        is_single = len(missing) == 1
+        raise ConfigError(
+            f"{self.name} names no sources for the {'corpus' if is_single else 'corpora'} "
+            f"{', '.join(missing)}",
+            expected="sources of your own for each corpus that is used, or a preset",
+            fix=f"name them with --sources or data.corpora.{missing[0]}.sources "
+            "(docs/adding-a-corpus.md), or set data.preset to starter to try the demo corpora",
+        )
 
     @property
     def evaluated_benchmarks(self) -> dict[str, BenchmarkConfig]:
@@ -220,7 +262,7 @@ def starter() -> Recipe:
     return Recipe(
         name="codegen-starter",
         benchmarks=benchmarks,
-        data=DataConfig(held_out_fraction=0.03),
+        data=DataConfig(preset="starter", held_out_fraction=0.03),
         tokenizer=TokenizerConfig(num_merges=2_000),
         model=ModelConfig(
             num_layers=4,
@@ -296,9 +338,11 @@ def codegen_6b() -> Recipe:
 def codegen_16b() -> Recipe:
     """Return CodeGen 16.1B (sections 2 and 3)."""
     shape = _shape(num_layers=34, num_heads=24, head_dim=256, rotary_dim=64)
-    return _codegen(
+    paper = _codegen(
         "codegen-16b", shape, global_batch_tokens=2_097_152, nl_rate=0.9e-4, later_rate=0.5e-4
     )
+    # Mono reads 150k x 2,097,152 tokens of the paper's 71.7B, which is 4.4 times.
+    return paper.replace(training=paper.training.replace(max_epochs=5.0))
 
 
 def _stages(nl: StageConfig, later: StageConfig) -> dict[str, StageConfig]:

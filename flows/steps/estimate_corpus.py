@@ -19,7 +19,13 @@ from components.core.artifact import Artifact
 from components.core.errors import ConfigError
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
-from flows.steps.corpora import check_preset, load_benchmark_texts, tokenizer_spec
+from flows.steps.corpora import (
+    load_benchmark_texts,
+    load_preset,
+    load_vocabulary,
+    ranks_file,
+    tokenizer_spec,
+)
 
 if TYPE_CHECKING:  # Imports numpy and Arrow.
     from components.preparation.estimate import Estimate, Interval
@@ -41,14 +47,14 @@ def estimate_corpora(
     """Yield the estimate of one corpus, or of all corpora if `corpus` is None.
 
     Raises:
-        ConfigError: there is no such corpus, or the sample is empty.
+        ConfigError: there is no such corpus, it has no sources, or the sample is empty.
         DataError: `data/` is absent or has another preset, a source cannot be read, or all
             documents are rejected.
     """
-    if corpus is not None and corpus not in recipe.corpora:
+    if corpus is not None and corpus not in recipe.data.corpora:
         raise ConfigError(
             f"there is no corpus {corpus!r}",
-            expected=f"one of {', '.join(recipe.corpora)}",
+            expected=f"one of {', '.join(recipe.data.corpora)}",
             fix="choose one of these, or omit it for all corpora",
         )
     if sample_mb < 1:
@@ -57,14 +63,15 @@ def estimate_corpora(
             expected="at least 1, in MB of text per corpus",
             fix="omit it, or increase it",
         )
-    from components.data.raw_corpus import corpus_sources, load_raw_artifacts
+    from components.data.raw_corpus import corpus_sources
     from components.preparation.estimate import estimate_corpus
 
-    corpora = [name for name in recipe.corpora if corpus in (None, name)]
-    raw = load_raw_artifacts(execution.project_path)
-    if set(corpora) - set(recipe.data.declared_sources):
-        check_preset(recipe, raw)
-    tokenizer = _build_tokenizer(recipe, execution, raw["vocabulary"])
+    recipe.require_any_corpus()
+    corpora = recipe.corpora if corpus is None else (corpus,)
+    recipe.require_corpora(corpora)
+    if set(corpora) & set(recipe.preset_corpora):
+        load_preset(recipe, execution)
+    tokenizer = _build_tokenizer(recipe, execution, load_vocabulary(execution))
     tokenizer_folder = execution.open_store().fetch_verified(tokenizer)
     benchmark_texts = load_benchmark_texts(recipe, execution)
     for name in corpora:
@@ -88,7 +95,7 @@ def estimate_corpora(
 def _build_tokenizer(recipe: Recipe, execution: Execution, vocabulary: Artifact) -> Artifact:
     from components.tokenizer.vocabulary import build_tokenizer
 
-    ranks = Path(vocabulary.address) / "gpt2.tiktoken"
+    ranks = ranks_file(vocabulary)
     result = execution.open_store().get_or_build(
         **tokenizer_spec(recipe, vocabulary)._asdict(),
         build=lambda folder: build_tokenizer(ranks, recipe.tokenizer, folder),

@@ -18,11 +18,12 @@ from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 from flows.steps.corpora import (
     RecipeCorpora,
-    check_preset,
     load_archive_pins,
     load_benchmark_texts,
     load_raw_corpora,
+    load_vocabulary,
     prepared_corpus_spec,
+    ranks_file,
     tokenizer_spec,
 )
 from flows.steps.corpus_tables import (
@@ -34,7 +35,9 @@ from flows.steps.corpus_tables import (
 )
 
 if TYPE_CHECKING:  # Imports DVC, numpy and MLflow.
+    from components.data.archives.pins import Package
     from components.data.archives.pull import Origin, PullResult
+    from components.data.config import Preset
     from components.data.filters.decontamination import BenchmarkText
     from components.registry.card import TrainingCorpus
     from components.registry.tracking import TrackedRun
@@ -49,14 +52,14 @@ REJECTS_TABLE = "rejects.json"
 """MLflow table of rejected documents and quarantined records."""
 
 
-def pull_data(recipe: Recipe, execution: Execution, origin: Origin = "auto") -> PullResult:
-    """Make `data/` hold the recipe's preset."""
+def pull_data(preset: Preset, execution: Execution, origin: Origin = "auto") -> PullResult:
+    """Make `data/` hold a preset."""
     from components.data.archives.fetch import PackageIndex
     from components.data.archives.pull import pull
 
     return pull(
         execution.project_path,
-        recipe.data.preset,
+        preset,
         cache=execution.workspace_path / "cache",
         pins=load_archive_pins(execution),
         archives=Path(execution.archives) if execution.archives else None,
@@ -66,7 +69,8 @@ def pull_data(recipe: Recipe, execution: Execution, origin: Origin = "auto") -> 
 
 
 def pull_raw_corpora(context: FlowContext) -> dict[str, Artifact]:
-    """Pull and verify the raw corpora and the vocabulary.
+    """Pull and verify the raw corpora and the vocabulary. Only a recipe with corpora of a preset
+    needs `data/`.
 
     Raises:
         ConfigError: the recipe or the execution config needs an extra that is not installed.
@@ -80,14 +84,20 @@ def pull_raw_corpora(context: FlowContext) -> dict[str, Artifact]:
         require_detectors(corpus.redaction)
     if execution.data.engine == "ray":
         require_extra("ray", "--exec data.engine=ray")
-    context.task("check data edits", lambda _: _check_clean_data_dir(recipe, execution))
+    if recipe.data.preset and recipe.preset_corpora:
+        _pull_preset(context, recipe.data.preset)
+    context.task("fetch vocabulary", lambda _: load_vocabulary(execution), retry_if=_is_transient)
+    # It also checks the preset: another run may have pulled its own in between.
+    return context.task("verify data", lambda _: load_raw_corpora(recipe, execution))
+
+
+def _pull_preset(context: FlowContext, preset: Preset) -> None:
+    execution = context.execution
+    context.task("check data edits", lambda _: _check_clean_data_dir(preset, execution))
     title = "pull corpora"
-    pulled = context.task(title, lambda _: pull_data(recipe, execution), retry_if=_is_transient)
+    pulled = context.task(title, lambda _: pull_data(preset, execution), retry_if=_is_transient)
     context.print_step(title, "reused" if pulled.was_current else "")
     context.console.print(f"  {pulled.summary}", soft_wrap=True, markup=False)
-    raw = context.task("verify data", lambda _: load_raw_corpora(recipe, execution))
-    check_preset(recipe, raw)  # Another run may have pulled its preset in between.
-    return raw
 
 
 def _is_transient(error: object) -> bool:
@@ -95,7 +105,7 @@ def _is_transient(error: object) -> bool:
     return isinstance(error, FetchError) and isinstance(error.__cause__, OSError)
 
 
-def _check_clean_data_dir(recipe: Recipe, execution: Execution) -> None:
+def _check_clean_data_dir(preset: Preset, execution: Execution) -> None:
     """Check that `data/` has no edits, which a pull of the same preset would revert.
 
     Raises:
@@ -104,7 +114,7 @@ def _check_clean_data_dir(recipe: Recipe, execution: Execution) -> None:
     from components.data.dvc import dvc_repo
     from components.data.raw_corpus import require_clean_data
 
-    project, preset = execution.project_path, recipe.data.preset
+    project = execution.project_path
     pointer = dvc_repo.read_pointer(project)
     if pointer is None or not (project / dvc_repo.DATA).is_dir():
         return
@@ -117,7 +127,7 @@ def build_tokenizer_step(context: FlowContext, vocabulary: Artifact) -> Artifact
     """Return the tokenizer of the recipe."""
     from components.tokenizer.vocabulary import build_tokenizer
 
-    ranks = Path(vocabulary.address) / "gpt2.tiktoken"
+    ranks = ranks_file(vocabulary)
     return context.get_or_build(
         "build tokenizer",
         **tokenizer_spec(context.recipe, vocabulary)._asdict(),
@@ -184,7 +194,7 @@ def prepare_corpus_step(
             benchmarks=benchmark_texts,
             other_corpora=[context.store.fetch_verified(parent) for parent in deduplicated_against],
         )
-        require_same_bytes(raw)
+        require_same_bytes(raw, execution.project_path)
         return statistics
 
     prepared = context.get_or_build(
@@ -214,7 +224,7 @@ def dataset_card(recipe: Recipe, execution: Execution, corpora: RecipeCorpora) -
     from components.data.card import DatasetCardInputs
     from components.data.card import dataset_card as render_card
 
-    pins = load_archive_pins(execution)
+    vocabulary = load_archive_pins(execution).vocabulary
     card_inputs = DatasetCardInputs(
         name=recipe.name,
         data=recipe.data,
@@ -224,9 +234,14 @@ def dataset_card(recipe: Recipe, execution: Execution, corpora: RecipeCorpora) -
         tokenizer=corpora.tokenizer,
         prepared=corpora.prepared,
     )
-    return render_card(
-        card_inputs, pins.packages_of(recipe.data.preset), pins.vocabulary, paper_corpora()
-    )
+    packages = _preset_packages(recipe, execution)
+    return render_card(card_inputs, packages, vocabulary, paper_corpora())
+
+
+def _preset_packages(recipe: Recipe, execution: Execution) -> tuple[Package, ...]:
+    """Return the pinned archives of the recipe's preset; none without a preset."""
+    preset = recipe.data.preset
+    return load_archive_pins(execution).packages_of(preset) if preset else ()
 
 
 def training_corpora_of(
@@ -240,7 +255,7 @@ def training_corpora_of(
     from components.data.card import licenses_by_package
     from components.registry.card import TrainingCorpus
 
-    sources = load_archive_pins(execution).packages_of(recipe.data.preset)
+    sources = _preset_packages(recipe, execution)
     training = recipe.training
     names = dict.fromkeys(map(training.corpus_of, training.stages_up_to(stage)))
     return [

@@ -43,7 +43,8 @@ def register_checkpoint(
     """
     from components.registry.versions import register
 
-    dvc_md5 = str(raw[stage].provenance.get("dvc_md5", "none: not kept by DVC"))
+    corpus = context.recipe.training.corpus_of(stage)
+    dvc_md5 = str(raw[corpus].provenance.get("dvc_md5", "none: not pinned by DVC"))
 
     def step(run: TrackedRun) -> Artifact:
         return register(

@@ -105,6 +105,7 @@ def dataset_card(
         total_size=format_size(sum(total["bytes"] for total in totals)),
         num_tokens=sum(total["train_tokens"] for total in totals),
         vocabulary=vocabulary,
+        dvc_pins=_dvc_pins(corpora),
         paper=paper,
         packages=_package_rows(corpora, sources),
         declared_sources=_declared_source_rows(corpora),
@@ -351,6 +352,14 @@ def _identity_rows(corpora: DatasetCardInputs) -> Rows:
     return [
         (name, code(artifact.label), code(artifact.digest)) for name, artifact in artifacts.items()
     ]
+
+
+def _dvc_pins(corpora: DatasetCardInputs) -> dict[str, str]:
+    """DVC's checksums of the raw corpora, by `.dvc` file."""
+    pins: dict[str, str] = {}
+    for corpus in corpora.corpora:
+        pins |= cast(dict[str, str], corpora.raw[corpus].provenance.get("dvc_pins", {}))
+    return dict(sorted(pins.items()))
 
 
 def _by_language(corpora: DatasetCardInputs) -> Iterator[tuple[str, str, dict[str, Any]]]:

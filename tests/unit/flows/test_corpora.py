@@ -32,6 +32,7 @@ from flows.steps.corpora import (
     prepared_corpus_spec,
     pull_prepared,
     push_prepared,
+    ranks_file,
     tokenizer_spec,
 )
 from flows.steps.corpus_tables import (
@@ -41,6 +42,7 @@ from flows.steps.corpus_tables import (
     step_metrics,
     step_table,
 )
+from flows.steps.epochs import CorpusTokens, find_tokens
 from flows.steps.prepare_corpora import dataset_card
 
 
@@ -57,7 +59,7 @@ def prepare(
     tokenizer = store.get_or_build(
         **tokenizer_spec(recipe, raw["vocabulary"])._asdict(),
         build=lambda folder: build_tokenizer(
-            Path(raw["vocabulary"].address) / "gpt2.tiktoken", recipe.tokenizer, folder
+            ranks_file(raw["vocabulary"]), recipe.tokenizer, folder
         ),
     ).artifact
     benchmark_texts = load_benchmark_texts(recipe, execution)
@@ -89,6 +91,19 @@ def prepared_project(
     pull_fixtures(folder, fixture_archives)
     execution = Execution(project=str(folder), pins=str(fixture_archives.folder / "pins.json"))
     return execution, prepare(execution)
+
+
+def test_a_plan_knows_the_exact_tokens_of_prepared_corpora(
+    prepared_project: tuple[Execution, RecipeCorpora],
+) -> None:
+    execution, corpora = prepared_project
+    tokens = find_tokens(tiny(), execution, list(tiny().training.trained))
+    for name, artifact in corpora.prepared.items():
+        splits = artifact.statistics["splits"]
+        num_tokens = 256 * splits["train"]["num_sequences"]  # type: ignore[call-overload,index]
+        assert tokens[name] == CorpusTokens(num_tokens, num_tokens, "prepared")
+    other = find_tokens(tiny().override(["seed=1"]), execution, ["nl"])
+    assert other["nl"].origin == "file sizes", "another recipe has other corpora"
 
 
 @pytest.fixture

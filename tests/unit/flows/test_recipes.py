@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,7 +19,7 @@ from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import RECIPES, Recipe, recipe, tiny
 from flows.steps.corpora import pull_prepared, push_prepared
-from flows.steps.stage_training import check_epochs
+from flows.steps.epochs import require_few_epochs, stage_epochs, tokens_of_prepared
 
 
 @pytest.mark.parametrize(
@@ -346,16 +346,21 @@ def test_a_stage_that_reads_a_small_corpus_too_often_is_refused() -> None:
         for name, num_sequences in (("nl", 4), ("multi", 48), ("mono", 12))
     }
     stages = tiny().training.all_stages
-    check_epochs(tiny(), stages, prepared)
+
+    def check_epochs(recipe: Recipe, stages: Sequence[str]) -> None:
+        tokens = tokens_of_prepared(recipe, prepared)
+        require_few_epochs(recipe, stage_epochs(recipe, stages, tokens))
+
+    check_epochs(tiny(), stages)
     limited = tiny().override(["training.max_epochs=4"])
     with pytest.raises(ConfigError) as refused:
-        check_epochs(limited, stages, prepared)
+        check_epochs(limited, stages)
     assert refused.value.got == (
         "stage nl would read the 1,024 training tokens of the corpus nl 12.0 times"
     )
     assert "training.max_epochs" in refused.value.fix
-    check_epochs(limited, stages[1:], prepared)
-    check_epochs(tiny().override(["training.max_epochs=null"]), stages, prepared)
+    check_epochs(limited, stages[1:])
+    check_epochs(tiny().override(["training.max_epochs=null"]), stages)
 
 
 def test_a_recipe_can_be_a_file(tmp_path: Path) -> None:

@@ -77,13 +77,14 @@ def evaluate(
         mtpb_file = find_mtpb_file(context)
         benchmarks = ("humaneval", "mtpb") if mtpb_file.path else ("humaneval",)
         protocols = {name: load_protocol(name, recipe, execution) for name in benchmarks}
-        bits_per_byte: dict[str, Artifact] = {}
+        # Before the session, whose sampler keeps a model in the memory of the same devices.
+        bits_per_byte = {
+            stage: run_bits_per_byte(context, stage, checkpoint, corpora.prepared)
+            for stage, checkpoint in checkpoints.items()
+        }
         results: dict[str, dict[str, Artifact]] = {"humaneval": {}, "mtpb": {}}
         with BenchmarkSession(context) as session:
             for stage, checkpoint in checkpoints.items():
-                bits_per_byte[stage] = run_bits_per_byte(
-                    context, stage, checkpoint, corpora.prepared
-                )
                 for name, protocol in protocols.items():
                     results[name][stage] = run_benchmark(
                         context, stage, checkpoint, protocol, session

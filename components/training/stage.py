@@ -17,10 +17,10 @@ import torch
 import torch.distributed as dist
 
 from components.core.artifact import OBSERVED_DIR
-from components.core.errors import ConfigError, StageLockedError
+from components.core.errors import StageLockedError
 from components.core.files import wrap_disk_full, write_json
 from components.core.locks import exclusive_lock
-from components.model.huggingface import load_checkpoint, save_checkpoint
+from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
 from components.training.auto_micro_batch import resolve_micro_batch, resolve_precision
 from components.training.batches import Batches, open_split
@@ -39,11 +39,13 @@ from components.training.distributed import (
     SequenceSlice,
     broadcast_object,
     build_engine,
+    check_config,
     gather_full_fp32_param,
     init_process_group,
 )
 from components.training.hardware import Hardware, measure_hardware, select_device
 from components.training.launch.failure import wrap_os_errors
+from components.training.model_build import build_model, open_weights
 from components.training.monitors import (
     close_monitors,
     rewind_monitors,
@@ -112,10 +114,9 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     # These fail before the rendezvous, in which the other ranks would wait.
     check_fp16_support(file.execution)
     open_split(run, file.execution.streaming)
-    model = _load_or_init_model(run)
+    weights = open_weights(run)
     init_process_group(device)
     execution, hardware = _resolve_execution(folder, file, device)
-    apply_execution(model, execution, device)
     checkpoints = CheckpointManager(folder / WORK_FOLDER, run, execution, hardware.precision)
     resume_point = checkpoints.find_resume_point()
     config = deepspeed_config(
@@ -130,6 +131,9 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     if rank == 0:
         write_json(folder / DEEPSPEED_FILE, config)
         set_wandb_variables(config, monitor_folder, folder / WORK_FOLDER)
+    check_config(config)
+    model = build_model(run.model, weights, device, hardware.precision, config)
+    apply_execution(model, execution, device)
     engine, inherited_updates = _build_engine(model, run, config, resume_point)
     num_samples = num_sequences_per_step(run.config, run.model.context_length)
     # DeepSpeed multiplies by ranks instead of replicas, and its monitors count these samples.
@@ -216,19 +220,6 @@ def _gather_model(model: CodeGen) -> CodeGen:
         if is_first:
             target.data.copy_(value)
     return gathered
-
-
-def _load_or_init_model(run: StageRun) -> CodeGen:
-    if run.init_from is None:
-        return CodeGen(run.model, seed=run.seed)
-    model = load_checkpoint(Path(run.init_from.folder))
-    if model.config != run.model:
-        raise ConfigError(
-            f"stage {run.stage} starts from a checkpoint of a model with {model.config}",
-            expected=f"the recipe's model, {run.model}",
-            fix="start from a checkpoint of the same recipe",
-        )
-    return model
 
 
 def _write_result(folder: Path, model: CodeGen, run: StageRun, skip_state: SkipState) -> None:

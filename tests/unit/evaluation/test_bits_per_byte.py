@@ -22,6 +22,7 @@ from components.evaluation.bits_per_byte import (
     evaluate_held_out,
     run_bits_per_byte,
 )
+from components.evaluation.text_scorer import ModelScorer
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
@@ -76,7 +77,7 @@ def test_bits_per_byte_by_hand(encoder: Encoder, tmp_path: Path) -> None:
     first = [1, 2, 3, EOT, spaces, *[9] * 11]
     second = [spaces, *[7] * 15]  # the 31 spaces are given, not predicted
     prepared = {"nl": prepare(tmp_path, "nl", {"English": [first, second]})}
-    result = evaluate_held_out(uniform_model(), encoder, prepared, 10)
+    result = evaluate_held_out(ModelScorer(uniform_model()), encoder, prepared, 10)
     num_bytes = (13 + 31) + 15
     bits = 29 * math.log2(520) + (math.log2(520) - math.log2(9))
     assert result == {
@@ -100,7 +101,9 @@ def test_splits_are_scored_like_full_logits(encoder: Encoder, tmp_path: Path) ->
         language: draws.integers(0, TOKENIZER.num_ids, (count, LENGTH)).tolist()
         for language, count in (("C", 3), ("C++", 700))
     }
-    result = evaluate_held_out(model, encoder, {"multi": prepare(tmp_path, "multi", texts)}, 300)
+    result = evaluate_held_out(
+        ModelScorer(model), encoder, {"multi": prepare(tmp_path, "multi", texts)}, 300
+    )
     assert list(result) == ["multi/C", "multi/C++"]
     evenly_spaced = [texts["C++"][number * 700 // 300] for number in range(300)]
     for name, sequences in (("multi/C", texts["C"]), ("multi/C++", evenly_spaced)):
@@ -122,14 +125,16 @@ def test_a_remote_corpus_is_scored_through_the_cache(encoder: Encoder, tmp_path:
     streaming = StreamingCacheConfig(
         cache_folder=str(tmp_path / "cache"), cache_bytes=3 * 2 * LENGTH, range_bytes=1
     )
-    remote = evaluate_held_out(model, encoder, {"nl": f"memory://{tmp_path.name}"}, 30, streaming)
-    assert remote == evaluate_held_out(model, encoder, {"nl": folder}, 30)
+    remote = evaluate_held_out(
+        ModelScorer(model), encoder, {"nl": f"memory://{tmp_path.name}"}, 30, streaming
+    )
+    assert remote == evaluate_held_out(ModelScorer(model), encoder, {"nl": folder}, 30)
 
 
 def test_completions_are_scored_given_their_prompts(encoder: Encoder) -> None:
     model = lively_model(sharpness=1.0)
     prompts, completions = ["def add(a, b):\n", "# héllo\n"], ["    return a + b\n", "print('é')\n"]
-    result = bits_per_byte_of_texts(model, encoder, prompts, completions)
+    result = bits_per_byte_of_texts(ModelScorer(model), encoder, prompts, completions)
     pairs = [
         (encoder.encode(prompt), encoder.encode(completion))
         for prompt, completion in zip(prompts, completions, strict=True)
@@ -156,7 +161,7 @@ def test_texts_longer_than_the_context_are_scored_in_windows(encoder: Encoder) -
     nats = sum(
         reference_nats(model, tokens[first:end], start - first) for first, start, end in windows
     )
-    result = bits_per_byte_of_texts(model, encoder, [prompt], [completion])
+    result = bits_per_byte_of_texts(ModelScorer(model), encoder, [prompt], [completion])
     assert result["num_tokens"] == 90
     assert result["bits_per_byte"] == pytest.approx(nats / math.log(2) / 90, rel=1e-5)
 
@@ -164,13 +169,15 @@ def test_texts_longer_than_the_context_are_scored_in_windows(encoder: Encoder) -
 def test_a_corpus_of_another_tokenizer_is_refused(encoder: Encoder, tmp_path: Path) -> None:
     prepared = {"nl": prepare(tmp_path, "nl", {"English": [[1] * LENGTH]}, eot_id=EOT - 1)}
     with pytest.raises(EvaluationError, match=r"corpus nl has 495 token ids, end-of-text 455"):
-        evaluate_held_out(lively_model(), encoder, prepared, 10)
+        evaluate_held_out(ModelScorer(lively_model()), encoder, prepared, 10)
 
 
 def test_a_corpus_for_a_longer_context_is_refused(encoder: Encoder, tmp_path: Path) -> None:
     prepared = {"nl": prepare(tmp_path, "nl", {"English": [[1] * LENGTH]})}
     with pytest.raises(EvaluationError, match="sequences of 16 tokens"):
-        evaluate_held_out(lively_model(TINY.replace(context_length=8)), encoder, prepared, 10)
+        evaluate_held_out(
+            ModelScorer(lively_model(TINY.replace(context_length=8))), encoder, prepared, 10
+        )
 
 
 @pytest.mark.parametrize("score", [TextScore(1.0, 0, 1), TextScore(math.nan, 5, 1)])

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
-from fixtures.build_probe import SEED, BuildCase, BuiltModel, weights_digest
+from fixtures.build_probe import SEED, BuildCase, BuiltModel, run_ranks, weights_digest
 from fixtures.models import TINY, TOKENIZER, write_tokenizer
 
-from components.core.network import free_port
 from components.model.config import Dtype, ModelConfig
 from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.huggingface.checkpoint_writer import TORCH_DTYPES
 from components.model.transformer import CodeGen
-from components.training.launch.rank_process import RankEnv
 
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy]
 
-PROBE = Path(__file__).parents[1] / "fixtures" / "build_probe.py"
 ODD = TINY.replace(num_layers=1, padded_vocab_size=515)
 """Its head has 515 biases, which do not divide over two ranks."""
 LARGE = ModelConfig(
@@ -85,36 +78,8 @@ def built(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> list[dict[str, BuiltModel]]:
     """The built models by rank and case."""
-    folder = tmp_path_factory.mktemp("built")
     cases = make_cases(checkpoint, large_checkpoint)
-    (folder / "cases.json").write_text(json.dumps([case.model_dump() for case in cases]))
-    port, num_ranks = free_port(), request.param
-    processes = []
-    for rank in range(num_ranks):
-        rank_env = RankEnv(rank, rank, num_ranks, "127.0.0.1", port)
-        python_path = os.pathsep.join([str(PROBE.parents[1]), *sys.path])
-        processes.append(
-            subprocess.Popen(
-                [sys.executable, str(PROBE), str(folder / "cases.json"), str(folder)],
-                env={
-                    **os.environ,
-                    **rank_env.variables(),
-                    "PYTHONPATH": python_path,
-                    # Freed memory returns to the system at once, as for tensors above 32 MB.
-                    "MALLOC_MMAP_THRESHOLD_": "65536",
-                },
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
-    outputs = [process.communicate()[0] for process in processes]
-    assert not any(process.returncode for process in processes), outputs[0][-3000:]
-    results = []
-    for rank in range(num_ranks):
-        content = json.loads((folder / f"rank-{rank}.json").read_text())
-        results.append({name: BuiltModel.parse(values) for name, values in content.items()})
-    return results
+    return run_ranks(cases, request.param, tmp_path_factory.mktemp("built"))
 
 
 def test_every_rank_has_the_weights_of_the_whole_model(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import numpy as np
@@ -11,8 +14,9 @@ import pytest
 import torch
 from fixtures.models import TINY, TOKENIZER, lively_model, write_tokenizer
 from fixtures.shards import write_split
+from safetensors.torch import save_file
 
-from components.core.errors import EvaluationError
+from components.core.errors import ArtifactError, EvaluationError
 from components.core.files import read_json, write_json
 from components.dataset.config import StreamingCacheConfig
 from components.dataset.shards import INDEX_JSON, Index
@@ -22,7 +26,8 @@ from components.evaluation.bits_per_byte import (
     evaluate_held_out,
     run_bits_per_byte,
 )
-from components.evaluation.text_scorer import ModelScorer
+from components.evaluation.text_scorer import ModelScorer, scoring_devices, scoring_precision
+from components.model.config import Dtype
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
@@ -211,3 +216,81 @@ def test_the_evaluation_has_every_split_and_the_canonical_solutions(
         "mono": {"Python": results["mono/Python"]["bits_per_byte"]},
         "humaneval": {"canonical": canonical["bits_per_byte"]},
     }
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Path]]:
+    """A checkpoint, and a corpus with more batches than processes."""
+    folder = tmp_path_factory.mktemp("evaluated")
+    tokenizer_folder = write_tokenizer(folder / "tokenizer")
+    save_checkpoint(lively_model(sharpness=1.0), tokenizer_folder, folder / "checkpoint")
+    draws = np.random.default_rng(1)
+    texts = {
+        language: draws.integers(0, TOKENIZER.num_ids, (count, LENGTH)).tolist()
+        for language, count in (("C", 600), ("Go", 1500))
+    }
+    return folder / "checkpoint", {"multi": prepare(folder, "multi", texts)}
+
+
+def evaluate(
+    evaluated: tuple[Path, dict[str, Path]],
+    folder: Path,
+    devices: list[str],
+    precision: Dtype = Dtype.fp32,
+) -> tuple[dict[str, Any], bytes]:
+    """The statistics, and the bytes of the results."""
+    checkpoint, prepared = evaluated
+    statistics = run_bits_per_byte(
+        folder,
+        checkpoint=checkpoint,
+        prepared=prepared,
+        max_sequences=1500,
+        devices=devices,
+        precision=precision,
+    )
+    return statistics, (folder / "results.json").read_bytes()
+
+
+def test_two_processes_give_the_bytes_of_one(
+    evaluated: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    single = evaluate(evaluated, tmp_path / "1", ["cpu"])
+    assert evaluate(evaluated, tmp_path / "2", ["cpu", "cpu"]) == single
+    assert read_json(tmp_path / "2" / "observed" / "timings.json")["devices"] == ["cpu", "cpu"]
+
+
+def test_the_precision_changes_the_result_and_its_protocol(
+    evaluated: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    fp32, _ = evaluate(evaluated, tmp_path / "fp32", ["cpu"])
+    bf16, results = evaluate(evaluated, tmp_path / "bf16", ["cpu"], Dtype.bf16)
+    assert bf16["multi"]["C"] != fp32["multi"]["C"]
+    assert bf16["multi"]["C"] == pytest.approx(fp32["multi"]["C"], rel=0.01)
+    assert bf16["protocol"] != fp32["protocol"]
+    assert json.loads(results)["protocol_settings"]["precision"] == "bf16"
+
+
+def test_an_error_of_a_scoring_process_is_raised(
+    evaluated: tuple[Path, dict[str, Path]], tmp_path: Path
+) -> None:
+    damaged = tmp_path / "damaged"
+    shutil.copytree(evaluated[0], damaged)
+    save_file({"lm_head.bias": torch.zeros(512)}, damaged / "model.safetensors")
+    with pytest.raises(ArtifactError, match="lacks the tensor"):
+        evaluate((damaged, evaluated[1]), tmp_path, ["cpu", "cpu"])
+
+
+def test_training_devices_of_this_machine_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scoring_devices("auto", 4) == ["cpu"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert scoring_devices("auto", 2) == ["cuda:0", "cuda:1"]
+    assert scoring_devices("cuda", 16) == ["cuda:0", "cuda:1", "cuda:2"]
+    assert scoring_devices("cpu", 4) == ["cpu"]
+
+
+def test_scores_have_the_precision_of_training() -> None:
+    assert scoring_precision("auto", "cpu") == "fp32"
+    assert scoring_precision("auto", "cuda:0") == "bf16"
+    assert scoring_precision("fp16", "cuda:0") == "fp16"
+    assert scoring_precision("bf16", "cpu") == "bf16"

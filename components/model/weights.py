@@ -30,15 +30,15 @@ length is no multiple."""
 class WeightSource(Protocol):
     """The weights of a model."""
 
-    def write(self, name: str, values_N: Tensor, own: range) -> None:
-        """Write the values at the positions `own` of a parameter to the same positions.
+    def write(self, name: str, values_N: Tensor, positions: range) -> None:
+        """Write the values at some positions of a parameter to the same positions of `values_N`.
 
         Called for every parameter, in the model's order.
 
         Args:
             name: of the parameter.
             values_N: the flattened parameter on any device, of any floating type.
-            own: may be empty.
+            positions: consecutive; may be empty.
         """
         ...
 
@@ -102,34 +102,34 @@ class InitialWeights:
             "head": std_from_d,
         }
 
-    def write(self, name: str, values_N: Tensor, own: range) -> None:
+    def write(self, name: str, values_N: Tensor, positions: range) -> None:
         """See `WeightSource`."""
         module, kind = name.split(".")[-2:]
         if kind == "bias":
-            values_N[own.start : own.stop] = 0.0
+            values_N[positions.start : positions.stop] = 0.0
         elif module in self._stds:
-            self._write_truncated_normal(values_N, own, self._stds[module])
+            self._write_truncated_normal(values_N, positions, self._stds[module])
         else:
-            values_N[own.start : own.stop] = 1.0
+            values_N[positions.start : positions.stop] = 1.0
 
-    def _write_truncated_normal(self, values_N: Tensor, own: range, std: float) -> None:
+    def _write_truncated_normal(self, values_N: Tensor, positions: range, std: float) -> None:
         limit = float(torch.tensor(TRUNCATION_STD * std))
         chunks = split_range(len(values_N))
         buffer = torch.empty(max(len(chunk) for chunk in chunks))
         rejected: list[Tensor] = []
-        """Positions inside each chunk whose value is beyond the limit."""
+        """Indices inside each chunk whose value is beyond the limit."""
         for chunk in chunks:
             values = buffer[: len(chunk)].normal_(std=std, generator=self._generator)
-            part = overlap(chunk, own)
+            part = overlap(chunk, positions)
             offset = chunk.start
             values_N[part.start : part.stop] = values[part.start - offset : part.stop - offset]
             rejected.append((values.abs() > limit).nonzero().flatten().int())
-        while any(len(positions) for positions in rejected):
+        while any(len(indices) for indices in rejected):
             for number, chunk in enumerate(chunks):
                 values = buffer[: len(chunk)].normal_(std=std, generator=self._generator)
-                positions = rejected[number]
-                redrawn = values[positions]
-                rejected[number] = positions[redrawn.abs() > limit]
-                positions = positions.long() + chunk.start
-                is_own = (positions >= own.start) & (positions < own.stop)
-                values_N[positions[is_own].to(values_N.device)] = redrawn[is_own].to(values_N)
+                indices = rejected[number]
+                redrawn = values[indices]
+                rejected[number] = indices[redrawn.abs() > limit]
+                indices = indices.long() + chunk.start
+                is_own = (indices >= positions.start) & (indices < positions.stop)
+                values_N[indices[is_own].to(values_N.device)] = redrawn[is_own].to(values_N)

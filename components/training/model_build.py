@@ -91,6 +91,6 @@ class _Partitioner(Init):  # type: ignore[misc]  # deepspeed has no types
         self._convert_to_deepspeed_param(parameter)
         length = parameter.aligned_size() // parameter.ds_zero_partition_world_size
         start = length * parameter.ds_zero_partition_rank
-        own = range(min(start, parameter.ds_numel), min(start + length, parameter.ds_numel))
-        weights.write(name, parameter.detach().view(-1), own)
+        positions = range(min(start, parameter.ds_numel), min(start + length, parameter.ds_numel))
+        weights.write(name, parameter.detach().view(-1), positions)
         parameter.partition()

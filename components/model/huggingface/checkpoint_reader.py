@@ -71,7 +71,7 @@ class StoredWeights:
         self._stored = stored_weights(folder, shapes)
         _check_names_and_shapes(folder, self._stored, shapes)
 
-    def write(self, name: str, values_N: Tensor, own: range) -> None:
+    def write(self, name: str, values_N: Tensor, positions: range) -> None:
         """See `WeightSource`.
 
         Raises:
@@ -80,7 +80,7 @@ class StoredWeights:
         stored = self._stored.pop(codegen_name(name))
         start = 0
         for block in from_codegen(name, stored.tensor):
-            part = overlap(range(start, start + block.numel()), own)
+            part = overlap(range(start, start + block.numel()), positions)
             block_N = block.reshape(-1)
             for chunk in split_range(len(part)):
                 first = part.start + chunk.start

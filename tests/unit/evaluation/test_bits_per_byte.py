@@ -26,7 +26,13 @@ from components.evaluation.bits_per_byte import (
     evaluate_held_out,
     run_bits_per_byte,
 )
-from components.evaluation.text_scorer import ModelScorer, scoring_devices, scoring_precision
+from components.evaluation.text_scorer import (
+    ModelScorer,
+    ScorerPool,
+    TokenBatch,
+    scoring_devices,
+    scoring_precision,
+)
 from components.model.config import Dtype
 from components.model.huggingface import save_checkpoint
 from components.model.transformer import CodeGen
@@ -276,8 +282,11 @@ def test_an_error_of_a_scoring_process_is_raised(
     damaged = tmp_path / "damaged"
     shutil.copytree(evaluated[0], damaged)
     save_file({"lm_head.bias": torch.zeros(512)}, damaged / "model.safetensors")
-    with pytest.raises(ArtifactError, match="lacks the tensor"):
-        evaluate((damaged, evaluated[1]), tmp_path, ["cpu", "cpu"])
+    with (
+        ScorerPool(damaged, ["cpu"], Dtype.fp32) as scorer,
+        pytest.raises(ArtifactError, match="lacks the tensor"),
+    ):
+        list(scorer.nats([TokenBatch(np.zeros((1, 4), np.int64), 1)]))
 
 
 def test_training_devices_of_this_machine_score(monkeypatch: pytest.MonkeyPatch) -> None:

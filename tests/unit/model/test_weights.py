@@ -75,11 +75,11 @@ def written_parts(model: CodeGen, sources: list[WeightSource]) -> dict[str, Tens
         parts = []
         for rank, source in enumerate(sources):
             values = torch.full([num_values], math.nan)
-            own = range(min(rank * length, num_values), min((rank + 1) * length, num_values))
-            source.write(name, values, own)
-            assert values[: own.start].isnan().all()
-            assert values[own.stop :].isnan().all()
-            parts.append(values[own.start : own.stop])
+            positions = range(min(rank * length, num_values), min((rank + 1) * length, num_values))
+            source.write(name, values, positions)
+            assert values[: positions.start].isnan().all()
+            assert values[positions.stop :].isnan().all()
+            parts.append(values[positions.start : positions.stop])
         weights[name] = torch.cat(parts).view_as(parameter)
     return weights
 

@@ -72,7 +72,7 @@ def build_model(
     if deepspeed_config["zero_optimization"]["stage"] < _PARTITIONED_WEIGHTS:
         fill_parameters(model, weights, device)
         return model
-    partitioner = _Partitioner(config_dict_or_path=deepspeed_config)
+    partitioner = _Partitioner(deepspeed_config)
     for name, parameter in allocate_parameters(model, device):
         partitioner.partition(name, parameter, weights)
     return model
@@ -85,6 +85,11 @@ class _Partitioner(Init):  # type: ignore[misc]  # deepspeed has no types
     own partition: the rest of the parameter is allocated, but on a CPU unwritten pages take no
     memory.
     """
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        # With a module, here an empty one, DeepSpeed also replaces `torch.nn.functional.linear`:
+        # PyTorch's keeps every gathered weight for the backward pass.
+        super().__init__(module=nn.Module(), config_dict_or_path=config)
 
     def partition(self, name: str, parameter: nn.Parameter, weights: WeightSource) -> None:
         """Write this rank's partition of a parameter, and free the rest."""

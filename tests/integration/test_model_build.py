@@ -95,6 +95,11 @@ def test_every_rank_has_the_weights_of_the_whole_model(
                     assert results[f"ZeRO {zero_stage} {precision} {kind}"].digest == expected
 
 
+def test_linear_layers_do_not_keep_gathered_weights(built: list[dict[str, BuiltModel]]) -> None:
+    for results in built:
+        assert not results["ZeRO 3 fp32 new"].keeps_gathered_weights
+
+
 def test_the_ranks_together_need_little_more_memory_than_the_model(
     built: list[dict[str, BuiltModel]], large_checkpoint: Path
 ) -> None:

@@ -91,8 +91,11 @@ class _Partitioner(Init):  # type: ignore[misc]  # deepspeed has no types
         # PyTorch's keeps every gathered weight for the backward pass.
         super().__init__(module=nn.Module(), config_dict_or_path=config)
 
-    def partition(self, name: str, parameter: nn.Parameter, weights: WeightSource) -> None:
-        """Write this rank's partition of a parameter, and free the rest."""
+    def partition(self, name: str, parameter: Any, weights: WeightSource) -> None:
+        """Write this rank's partition of a parameter, and free the rest.
+
+        `parameter` is a `nn.Parameter`, to which DeepSpeed adds attributes.
+        """
         self._convert_to_deepspeed_param(parameter)
         length = parameter.aligned_size() // parameter.ds_zero_partition_world_size
         start = length * parameter.ds_zero_partition_rank

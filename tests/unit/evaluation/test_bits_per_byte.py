@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from pathlib import Path
-from typing import Any
 
 import fsspec
 import numpy as np
@@ -30,11 +28,12 @@ from components.evaluation.text_scorer import (
     ModelScorer,
     ScorerPool,
     TokenBatch,
+    open_scorer,
     scoring_devices,
     scoring_precision,
 )
 from components.model.config import Dtype
-from components.model.huggingface import save_checkpoint
+from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
 
@@ -238,42 +237,42 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str,
     return folder / "checkpoint", {"multi": prepare(folder, "multi", texts)}
 
 
-def evaluate(
+def test_two_processes_give_the_values_of_one_in_order(
     evaluated: tuple[Path, dict[str, Path]],
-    folder: Path,
-    devices: list[str],
-    precision: Dtype = Dtype.fp32,
-) -> tuple[dict[str, Any], bytes]:
-    """The statistics, and the bytes of the results."""
-    checkpoint, prepared = evaluated
-    statistics = run_bits_per_byte(
-        folder,
-        checkpoint=checkpoint,
-        prepared=prepared,
-        max_sequences=1500,
-        devices=devices,
-        precision=precision,
-    )
-    return statistics, (folder / "results.json").read_bytes()
-
-
-def test_two_processes_give_the_bytes_of_one(
-    evaluated: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
-    single = evaluate(evaluated, tmp_path / "1", ["cpu"])
-    assert evaluate(evaluated, tmp_path / "2", ["cpu", "cpu"]) == single
-    assert read_json(tmp_path / "2" / "observed" / "timings.json")["devices"] == ["cpu", "cpu"]
+    checkpoint, prepared = evaluated
+    draws = np.random.default_rng(2)
+    batches = [
+        TokenBatch(draws.integers(0, TOKENIZER.num_ids, (1 + number % 3, 9 + number)), 1 + number)
+        for number in range(20)
+    ]
+    single = ModelScorer(load_checkpoint(checkpoint).eval())
+    encoder = Encoder(checkpoint)
+    with open_scorer(checkpoint, ["cpu", "cpu"], Dtype.fp32) as pool:
+        assert list(pool.nats(batches)) == list(single.nats(batches))
+        scores = evaluate_held_out(pool, encoder, prepared, 1500)
+    assert scores == evaluate_held_out(single, encoder, prepared, 1500)
 
 
 def test_the_precision_changes_the_result_and_its_protocol(
     evaluated: tuple[Path, dict[str, Path]], tmp_path: Path
 ) -> None:
-    fp32, _ = evaluate(evaluated, tmp_path / "fp32", ["cpu"])
-    bf16, results = evaluate(evaluated, tmp_path / "bf16", ["cpu"], Dtype.bf16)
+    checkpoint, prepared = evaluated
+    fp32, bf16 = (
+        run_bits_per_byte(
+            tmp_path / precision,
+            checkpoint=checkpoint,
+            prepared=prepared,
+            max_sequences=8,
+            precision=precision,
+        )
+        for precision in (Dtype.fp32, Dtype.bf16)
+    )
     assert bf16["multi"]["C"] != fp32["multi"]["C"]
     assert bf16["multi"]["C"] == pytest.approx(fp32["multi"]["C"], rel=0.01)
     assert bf16["protocol"] != fp32["protocol"]
-    assert json.loads(results)["protocol_settings"]["precision"] == "bf16"
+    settings = read_json(tmp_path / "bf16" / "results.json")["protocol_settings"]
+    assert settings["precision"] == "bf16"
 
 
 def test_an_error_of_a_scoring_process_is_raised(

@@ -63,13 +63,14 @@ def evaluate(
     with open_flow_context(recipe, execution, "evaluate", parent_run) as context:
         context.run.tracking.register_dvc_md5(corpora.raw.values())
         protocols, skipped = load_recipe_protocols(context)
-        bits_per_byte: dict[str, Artifact] = {}
+        # Before the session, whose sampler keeps a model in the memory of the same devices.
+        bits_per_byte = {
+            stage: run_bits_per_byte(context, stage, checkpoint, corpora.prepared)
+            for stage, checkpoint in checkpoints.items()
+        }
         benchmarks: dict[str, dict[str, Artifact]] = {name: {} for name in protocols}
         with BenchmarkSession(context) as session:
             for stage, checkpoint in checkpoints.items():
-                bits_per_byte[stage] = run_bits_per_byte(
-                    context, stage, checkpoint, corpora.prepared
-                )
                 for name, protocol in protocols.items():
                     benchmarks[name][stage] = run_benchmark(
                         context, stage, checkpoint, protocol, session

@@ -235,9 +235,12 @@ def run_bits_per_byte(
     """Return the bits per byte of a checkpoint on the held-out documents of all corpora."""
     from components.evaluation.bits_per_byte import CODE_VERSION
     from components.evaluation.bits_per_byte import run_bits_per_byte as measure_bits_per_byte
+    from components.evaluation.text_scorer import scoring_devices, scoring_precision
 
     max_sequences = context.recipe.evaluation.held_out_max_sequences
     training = context.execution.training
+    devices = scoring_devices(training.device, training.world_size)
+    precision = scoring_precision(training.precision, devices[0])
 
     def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
         statistics = measure_bits_per_byte(
@@ -248,6 +251,8 @@ def run_bits_per_byte(
                 for name, corpus in prepared.items()
             },
             max_sequences=max_sequences,
+            devices=devices,
+            precision=precision,
             streaming=training.streaming,
         )
         _log_evaluation_files(folder, run)
@@ -257,7 +262,7 @@ def run_bits_per_byte(
         f"evaluate {stage} on bits-per-byte",
         "evaluation",
         f"{checkpoint.name}-bits-per-byte",
-        config={"max_sequences": max_sequences},
+        config={"max_sequences": max_sequences, "precision": precision},
         parents={"checkpoint": checkpoint} | prepared,
         code_version=CODE_VERSION,
         tags=_tags(context.recipe, stage, "bits_per_byte"),

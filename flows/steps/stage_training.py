@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,10 @@ from pydantic import JsonValue
 
 from components.core.artifact import Artifact, recipe_hash
 from components.core.errors import ConfigError
+from components.core.files import parse_json
 from components.core.fingerprint import sha256_file
 from components.core.locks import exclusive_lock, user_lock_path
+from components.training.config import Budget
 from flows.runtime.context import FlowContext
 from flows.runtime.prefect_artifacts import stage_progress
 from flows.runtime.training_view import format_step, training_view
@@ -21,8 +23,13 @@ from flows.steps.corpora import corpus_uri
 
 if TYPE_CHECKING:  # Imports MLflow and torch.
     from components.registry.tracking import TrackedRun
+    from components.training.budget import Usage
     from components.training.metrics import StepMetrics
     from components.training.run_file import StageRun
+
+
+_NUM_FORECAST_STEPS = 20
+"""Steps after which the speed is stable enough for a forecast (assumption)."""
 
 
 def stages_to_train(recipe: Recipe, last_stage: str | None) -> list[str]:
@@ -100,11 +107,14 @@ def run_stage(
     corpus: Artifact,
     tokenizer: Artifact,
     previous: Artifact | None,
+    finished: Mapping[str, Artifact] | None = None,
 ) -> Artifact:
     """Return the checkpoint of a stage (docs/paper.md, section 3).
 
     Args:
         previous: the checkpoint that provides the initial weights; None starts with new weights.
+        finished: checkpoints of the stages that were trained before, by stage; their time counts
+            towards the budget.
     """
     from components.training.launch.launcher import train_stage
     from components.training.run_file import CODE_VERSION, DEEPSPEED_FILE
@@ -121,6 +131,8 @@ def run_stage(
 
     def build(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
         stage_run = _stage_run(context, stage, corpus, tokenizer, previous)
+        usage = _usage_of(context, finished or {})
+        warn_of_excess = _excess_warning(context, stage, usage, finished or {})
         with (
             run.metric_stream() as log_metrics,
             training_view(stage, num_steps, context.console) as show,
@@ -131,9 +143,10 @@ def run_stage(
                 show(step)
                 update_progress(step.step, format_step(step, num_steps))
                 log_metrics(step.model_dump(exclude_none=True))
+                warn_of_excess(step)
 
             statistics = train_stage(
-                folder, stage_run, context.execution.training, on_step, monitor_folder
+                folder, stage_run, context.execution.training, on_step, monitor_folder, usage
             )
         # The manifest of the checkpoint has the same digest.
         run.log_file(folder / DEEPSPEED_FILE)
@@ -154,6 +167,54 @@ def run_stage(
             resumable=True,
             tags={"stage": stage},
         )
+
+
+def _usage_of(context: FlowContext, checkpoints: Mapping[str, Artifact]) -> Usage:
+    """Return the usage of trained stages together; of none without a budget, which needs none."""
+    from components.training.budget import Usage
+    from components.training.run_file import USAGE_FILE
+
+    usage = Usage()
+    if context.execution.training.budget == Budget():
+        return usage
+    for checkpoint in checkpoints.values():
+        document = parse_json(context.store.read_file(checkpoint, USAGE_FILE))
+        usage = usage.plus(Usage.parse(document))
+    return usage
+
+
+def _excess_warning(
+    context: FlowContext, stage: str, usage: Usage, finished: Mapping[str, Artifact]
+) -> Callable[[StepMetrics], None]:
+    """Return a function that warns once if the measured speed does not suffice for the budget.
+
+    Args:
+        stage: the present stage.
+        usage: of the stages before.
+        finished: these stages.
+    """
+    from components.training.budget import excess_forecast
+
+    training = context.execution.training
+    stages = context.recipe.training.trained
+    later_tokens = sum(
+        config.steps * config.global_batch_tokens
+        for name, config in stages.items()
+        if name != stage and name not in finished
+    )
+    is_done = False
+
+    def warn(step: StepMetrics) -> None:
+        nonlocal is_done
+        if is_done or step.step < _NUM_FORECAST_STEPS:
+            return
+        is_done = True
+        later_s = later_tokens / step.tokens_per_s
+        needed = usage.plus(step.usage).after(step.time_left_s + later_s, training.world_size)
+        if message := excess_forecast(training.budget, needed, training.world_size):
+            context.warn(message)
+
+    return warn
 
 
 def _stage_run(

@@ -81,14 +81,14 @@ def _print_time_notes(plan: Plan, devices_per_host: int) -> None:
     if plan.price_per_hour is not None:
         cost_note = (
             f"Costs are in the currency of --price, {plan.price_per_hour:g} per GPU-hour, for all "
-            "devices, also while a part of them samples."
+            "devices, also while only a part of them evaluates."
         )
-    num_sampling = min(layout.world_size, devices_per_host)
+    num_devices = min(layout.world_size, devices_per_host)
     print_sentences(
         f"Training: {plan.mfu:.0%} of {device.peak_flops[layout.precision] / 1e12:,.4g} TFLOP/s "
-        f"({plan.mfu_source}){recomputation}. Evaluation: completions of full length on "
-        f"{num_sampling:,} device{'s' if num_sampling > 1 else ''} of a host, limited by memory "
-        f"bandwidth (an assumption). {cost_note}"
+        f"({plan.mfu_source}){recomputation}. Evaluation: completions of full length, limited by "
+        f"memory bandwidth (an assumption), on {num_devices:,} "
+        f"device{'s' if num_devices > 1 else ''} of a host. {cost_note}"
     )
 
 

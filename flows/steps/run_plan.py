@@ -29,7 +29,7 @@ class EvaluationPlan(Config):
     num_tokens: int
     """Most new tokens of all samples, or the scored tokens."""
     hours: float
-    """On the devices of a host that sample, or for bits per byte on all devices."""
+    """On the devices of a single host."""
     cost: float | None
     """Of all devices, which are reserved meanwhile; None without a price."""
 
@@ -86,7 +86,7 @@ def make_run_plan(
         recipe: the recipe.
         layouts: layouts to compare.
         device: the type of all devices.
-        devices_per_host: devices of a host; those of a single host sample.
+        devices_per_host: devices of a host; those of a single host evaluate.
         mfu: model FLOP/s over the peak of training; None: the device's default.
         price: price per device and hour.
     """
@@ -100,7 +100,7 @@ def make_run_plan(
         price=price,
     )
     num_devices = training.best.layout.world_size
-    num_sampling_devices = min(devices_per_host, num_devices)
+    num_evaluating_devices = min(devices_per_host, num_devices)
 
     def plan_evaluation(
         name: str, num_samples: int | None, num_tokens: int, seconds: float
@@ -116,7 +116,7 @@ def make_run_plan(
         seconds = sampling_s(
             recipe.model,
             device,
-            num_sampling_devices,
+            num_evaluating_devices,
             num_new_tokens=work.num_new_tokens,
             num_prompt_tokens=work.num_prompt_tokens,
             num_attended_tokens=work.num_attended_tokens,
@@ -126,6 +126,6 @@ def make_run_plan(
         evaluations.append(plan)
     num_splits = sum(len(recipe.data.corpora[name].languages) for name in recipe.corpora)
     num_tokens = num_held_out_tokens(recipe.evaluation, num_splits, recipe.model.context_length)
-    seconds = scoring_s(recipe.model, training.flops_per_s, num_tokens)
+    seconds = scoring_s(recipe.model, device, num_evaluating_devices, num_tokens)
     evaluations.append(plan_evaluation("bits per byte", None, num_tokens, seconds))
     return RunPlan(training=training, evaluations=tuple(evaluations))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,25 +11,19 @@ from pydantic import JsonValue
 
 from components.core.artifact import Artifact, recipe_hash
 from components.core.errors import ConfigError
-from components.core.files import parse_json
 from components.core.fingerprint import sha256_file
 from components.core.locks import exclusive_lock, user_lock_path
-from components.training.config import Budget
 from flows.runtime.context import FlowContext
 from flows.runtime.prefect_artifacts import stage_progress
 from flows.runtime.training_view import format_step, training_view
 from flows.settings.recipes import Recipe
 from flows.steps.corpora import corpus_uri
+from flows.steps.training_budget import excess_warning, usage_of_stages
 
 if TYPE_CHECKING:  # Imports MLflow and torch.
     from components.registry.tracking import TrackedRun
-    from components.training.budget import Usage
     from components.training.metrics import StepMetrics
     from components.training.run_file import StageRun
-
-
-_NUM_FORECAST_STEPS = 20
-"""Steps after which the speed is stable enough for a forecast (assumption)."""
 
 
 def stages_to_train(recipe: Recipe, last_stage: str | None) -> list[str]:
@@ -131,8 +125,8 @@ def run_stage(
 
     def build(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
         stage_run = _stage_run(context, stage, corpus, tokenizer, previous)
-        usage = _usage_of(context, finished or {})
-        warn_of_excess = _excess_warning(context, stage, usage, finished or {})
+        usage = usage_of_stages(context, finished or {})
+        warn_of_excess = excess_warning(context, stage, usage, finished or {})
         with (
             run.metric_stream() as log_metrics,
             training_view(stage, num_steps, context.console) as show,
@@ -167,54 +161,6 @@ def run_stage(
             resumable=True,
             tags={"stage": stage},
         )
-
-
-def _usage_of(context: FlowContext, checkpoints: Mapping[str, Artifact]) -> Usage:
-    """Return the usage of trained stages together; of none without a budget, which needs none."""
-    from components.training.budget import Usage
-    from components.training.run_file import USAGE_FILE
-
-    usage = Usage()
-    if context.execution.training.budget == Budget():
-        return usage
-    for checkpoint in checkpoints.values():
-        document = parse_json(context.store.read_file(checkpoint, USAGE_FILE))
-        usage = usage.plus(Usage.parse(document))
-    return usage
-
-
-def _excess_warning(
-    context: FlowContext, stage: str, usage: Usage, finished: Mapping[str, Artifact]
-) -> Callable[[StepMetrics], None]:
-    """Return a function that warns once if the measured speed does not suffice for the budget.
-
-    Args:
-        stage: the present stage.
-        usage: of the stages before.
-        finished: these stages.
-    """
-    from components.training.budget import excess_forecast
-
-    training = context.execution.training
-    stages = context.recipe.training.trained
-    later_tokens = sum(
-        config.steps * config.global_batch_tokens
-        for name, config in stages.items()
-        if name != stage and name not in finished
-    )
-    is_done = False
-
-    def warn(step: StepMetrics) -> None:
-        nonlocal is_done
-        if is_done or step.step < _NUM_FORECAST_STEPS:
-            return
-        is_done = True
-        later_s = later_tokens / step.tokens_per_s
-        needed = usage.plus(step.usage).after(step.time_left_s + later_s, training.world_size)
-        if message := excess_forecast(training.budget, needed, training.world_size):
-            context.warn(message)
-
-    return warn
 
 
 def _stage_run(

@@ -289,8 +289,11 @@ def test_a_stage_stops_before_it_exceeds_its_budget_and_resumes_to_the_same_bits
     with pytest.raises(BudgetError, match="stage nl did not start"):
         train_stage(tmp_path, run, budget(1e-6), pytest.fail)
 
+    # The first step may be slow: with a fast step, any time that is left allows another.
+    metrics = steps[0].replace(tokens_per_s=1e12)
+    (tmp_path / METRICS_FILE).write_text(metrics.model_dump_json() + "\n")
     earlier = Usage(elapsed_s=36_000.0, device_s=90_000.0)
-    price = Budget(price=25 + 2 * (steps[0].elapsed_s + 0.5) / 3600, price_per_hour=1.0)
+    price = Budget(price=25 + 2 * (steps[0].elapsed_s + 0.1) / 3600, price_per_hour=1.0)
     execution = EXECUTION.replace(budget=price)
     with pytest.raises(BudgetError, match="10 hours, at a price of 25") as stopped:
         train_stage(tmp_path, run, execution, lambda _: None, earlier_stages=earlier)

@@ -50,7 +50,7 @@ def sampling_s(
     """
     is_gpu = device.name != "cpu"
     weight_bytes = 2 if is_gpu else 4  # bf16, or fp32 (`sampler.device_precision`).
-    peak_flops = device.peak_flops["bf16" if is_gpu else "fp32"] * device.mfu
+    flops_per_s = _peak_flops(device) * device.mfu
     bytes_per_s = device.bytes_per_s * (BANDWIDTH_SHARE if is_gpu else 1.0)
     num_slots = decoding_slots(model, device, min(max_tokens, model.context_length))
     num_steps = num_new_tokens / num_slots
@@ -60,7 +60,7 @@ def sampling_s(
     read_bytes += num_attended_tokens * _kv_token_bytes(model, weight_bytes)
     flops = 2 * num_weights * (num_new_tokens + num_prompt_tokens)
     launch_s = num_steps * model.num_layers * LAUNCH_S if is_gpu else 0.0
-    return (read_bytes / bytes_per_s + flops / peak_flops + launch_s) / num_devices
+    return (read_bytes / bytes_per_s + flops / flops_per_s + launch_s) / num_devices
 
 
 def decoding_slots(model: ModelConfig, device: Device, max_tokens: int) -> int:
@@ -72,15 +72,23 @@ def decoding_slots(model: ModelConfig, device: Device, max_tokens: int) -> int:
     return max(1, min(MAX_SLOTS, int(CACHE_SHARE * free_bytes) // slot_bytes))
 
 
-def scoring_s(model: ModelConfig, flops_per_s: float, num_tokens: int) -> float:
-    """Return the seconds to score text for bits per byte: a forward pass, a third of training's.
+def scoring_s(model: ModelConfig, device: Device, num_devices: int, num_tokens: int) -> float:
+    """Return the seconds to score text for bits per byte: a forward pass, a third of the FLOPs of
+    training, at the model FLOPs utilization of training.
 
     Args:
         model: the shape.
-        flops_per_s: of all devices together, as in training.
+        device: the type of the devices.
+        num_devices: devices that score.
         num_tokens: tokens of full sequences.
     """
+    flops_per_s = num_devices * _peak_flops(device) * device.mfu
     return num_tokens * model.flops_per_token / 3 / flops_per_s
+
+
+def _peak_flops(device: Device) -> float:
+    """In bf16 on a GPU, in fp32 on a CPU."""
+    return device.peak_flops["fp32" if device.name == "cpu" else "bf16"]
 
 
 def _kv_token_bytes(model: ModelConfig, weight_bytes: int) -> int:

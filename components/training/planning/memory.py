@@ -34,6 +34,10 @@ _MOMENTS_BYTES = 8
 _FP32_BYTES = 4
 _PROCESS_BYTES = 500_000_000
 """Libraries and allocator of a process: half a gigabyte (measured, docs/training.md)."""
+BUILD_BUFFER_BYTES = 4 << 20
+"""Buffer of a rank that writes weights: `CHUNK_VALUES` of components/model/weights.py in fp32."""
+SMALL_PARAMETERS = 50_000_000
+"""A smaller model is sampled by a process per core: components/evaluation/sampling."""
 _BLOCK_WIDTHS = 16
 """Values that a block keeps for its backward pass, per token and in units of D: its input 1,
 LayerNorm 1, queries, keys and values 3, rotated queries and keys 2, attention 1, MLP before and
@@ -101,8 +105,7 @@ class HostMemory(Config):
     gather_bytes: int
     """Gathering the final fp32 weights on rank 0, beside offloaded state or that of CPU cores."""
     sampling_bytes: int
-    """Evaluation: each sampling process reads the fp32 weights before it moves them to its
-    device."""
+    """The processes that sample in an evaluation."""
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
     @property
@@ -135,16 +138,35 @@ def host_memory(
     if is_cpu:
         resident += num_ranks * estimate.total_bytes
     return HostMemory(
-        build_bytes=libraries + building_bytes(model, num_ranks),
+        build_bytes=libraries + building_bytes(model, layout, num_ranks, is_cpu=is_cpu),
         training_bytes=libraries + resident + _checkpoint_copy_bytes(model, layout, num_ranks),
         gather_bytes=libraries + resident + model_bytes,
-        sampling_bytes=libraries + num_ranks * model_bytes,
+        sampling_bytes=libraries + _sampling_bytes(model, num_ranks, is_cpu=is_cpu),
     )
 
 
-def building_bytes(model: ModelConfig, num_ranks: int) -> int:
-    """Host memory of the ranks of a host while they build or read the model: fp32, each a copy."""
-    return num_ranks * _FP32_BYTES * model.num_parameters
+def building_bytes(
+    model: ModelConfig, layout: ParallelLayout, num_ranks: int, *, is_cpu: bool
+) -> int:
+    """Host memory of the ranks of a host while they build the model or read its weights.
+
+    Each rank writes the weights that it holds to its device, through a buffer. ZeRO 3 partitions
+    them over all ranks.
+    """
+    held_bytes = 0
+    if is_cpu:
+        num_shards = layout.world_size if layout.zero_stage == 3 else 1
+        held_bytes = layout.weight_bytes * model.num_parameters // num_shards
+    return num_ranks * (BUILD_BUFFER_BYTES + held_bytes)
+
+
+def _sampling_bytes(model: ModelConfig, num_ranks: int, *, is_cpu: bool) -> int:
+    """Host memory of the processes that sample: a buffer for each GPU; on CPU cores the fp32
+    weights, once, or for a small model once for each core."""
+    if not is_cpu:
+        return num_ranks * BUILD_BUFFER_BYTES
+    is_small = model.num_parameters < SMALL_PARAMETERS
+    return (num_ranks if is_small else 1) * _FP32_BYTES * model.num_parameters
 
 
 def _checkpoint_copy_bytes(model: ModelConfig, layout: ParallelLayout, num_ranks: int) -> int:

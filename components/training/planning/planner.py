@@ -114,8 +114,6 @@ class Plan(Config):
     device: Device
     mfu: float
     mfu_source: str
-    flops_per_s: float
-    """Of all devices together."""
     price_per_hour: float | None
     """Of a device."""
     rows: ListOrTuple[PlanRow]
@@ -181,7 +179,6 @@ def make_plan(
         device=device,
         mfu=reached_mfu,
         mfu_source=device.mfu_source if mfu is None else "as given",
-        flops_per_s=flops_per_s,
         price_per_hour=price,
         rows=tuple(rows),
         best=best,

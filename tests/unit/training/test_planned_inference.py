@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from components.evaluation.sampling import sampler
+from components.evaluation.sampling import sampler, sampler_pool
 from components.model import cuda_graphs, generation
 from components.model.config import ModelConfig
-from components.training.planning import inference
+from components.training.planning import inference, memory
 from components.training.planning.devices import Device, find_device
 from components.training.planning.inference import decoding_slots, sampling_s, scoring_s
 from flows.settings.recipes import recipe
@@ -25,6 +25,7 @@ def test_the_constants_are_those_of_the_sampler() -> None:
     assert inference.MAX_SLOTS == generation.MAX_BATCH_SLOTS
     assert inference.CACHE_SHARE == sampler.CACHE_SHARE
     assert inference.SLOT_MULTIPLE == cuda_graphs.LENGTH_MULTIPLE
+    assert memory.SMALL_PARAMETERS == sampler_pool.SMALL_PARAMETERS
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,8 @@ def test_sampling_on_two_cores_agrees_with_the_measurement_within_a_factor_of_tw
 
 def test_scoring_is_a_third_of_the_flops_of_training() -> None:
     # 6 (20 * 12 * 1024^2 + 51,200 * 1024) + 6 * 20 * 1024 * 2048 FLOPs a token.
-    assert scoring_s(MODEL_350M, 1e12, 3_000_000) == pytest.approx(2_076_180_480 * 1e-6)
+    expected = 1_000_000 * 2_076_180_480 / (8 * 0.4 * 989.5e12)
+    assert scoring_s(MODEL_350M, H100, 8, 3_000_000) == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("device", [H100, L40S, find_device("a100-80")], ids=lambda d: d.name)

@@ -106,12 +106,12 @@ def test_host_memory_equals_values_computed_by_hand(
     memory = plan_recipe(recipe(name), [layout], H100).host_memory
     num_ranks = min(8, world_size)
     libraries = num_ranks * 500_000_000
-    assert memory.build_bytes == libraries + num_ranks * 4 * num_parameters
+    assert memory.build_bytes == libraries + num_ranks * 4_194_304
     assert memory.gather_bytes == libraries + 4 * num_parameters
-    assert memory.sampling_bytes == libraries + num_ranks * 4 * num_parameters
+    assert memory.sampling_bytes == libraries + num_ranks * 4_194_304
     copied = 2 * num_parameters + 12 * num_parameters // optimizer_share
     assert memory.training_bytes == libraries + copied
-    assert memory.peak_bytes == memory.build_bytes
+    assert memory.peak_bytes == max(memory.training_bytes, memory.gather_bytes)
 
 
 def test_offloaded_state_and_cpu_cores_use_host_memory() -> None:
@@ -123,8 +123,21 @@ def test_offloaded_state_and_cpu_cores_use_host_memory() -> None:
     copied = (2 + 12) * PARAMETERS_350M
     assert memory.training_bytes == 2 * 500_000_000 + 16 * PARAMETERS_350M + copied
     on_cores = plan_recipe(recipe("tiny"), [ParallelLayout(world_size=2, precision="fp32")], CPU)
-    resident = 2 * (500_000_000 + on_cores.best.memory.total_bytes)
-    assert on_cores.host_memory.gather_bytes == resident + 4 * on_cores.num_parameters
+    libraries, weights = 2 * 500_000_000, 4 * on_cores.num_parameters
+    resident = libraries + 2 * on_cores.best.memory.total_bytes
+    assert on_cores.host_memory.gather_bytes == resident + weights
+    assert on_cores.host_memory.sampling_bytes == libraries + 2 * weights
+    assert on_cores.host_memory.build_bytes == libraries + 2 * (4_194_304 + weights)
+
+
+@pytest.mark.parametrize(("zero_stage", "num_copies"), [(2, 4), (3, 1)])
+def test_ranks_on_cpu_cores_hold_their_own_weights(zero_stage: int, num_copies: int) -> None:
+    """ZeRO 3 partitions the weights over the ranks; otherwise each rank has a copy."""
+    layout = ParallelLayout(world_size=4, zero_stage=zero_stage, precision="fp32")
+    memory = plan_recipe(recipe("350m"), [layout], CPU).host_memory
+    expected = 4 * (500_000_000 + 4_194_304) + num_copies * 4 * PARAMETERS_350M
+    assert memory.build_bytes == expected
+    assert memory.sampling_bytes == 4 * 500_000_000 + 4 * PARAMETERS_350M, "in a single process"
 
 
 def test_only_trained_stages_are_planned_and_inherited_optimizer_state_is_saved() -> None:

@@ -74,12 +74,8 @@ def describe_usage(budget: Budget, usage: Usage) -> str:
 
 def describe_limits(budget: Budget) -> str:
     """Return, for example, `training.budget.hours 10 and training.budget.price 200`."""
-    limits = {"hours": budget.hours, "price": budget.price}
-    return " and ".join(
-        f"training.budget.{name} {limit:,.6g}"
-        for name, limit in limits.items()
-        if limit is not None
-    )
+    limits = budget.limits.items()
+    return " and ".join(f"training.budget.{name} {limit:,.6g}" for name, limit in limits)
 
 
 def excess_forecast(budget: Budget, needed: Usage, num_devices: int) -> str:
@@ -103,14 +99,15 @@ def budget_error(
         usage: of the whole training, this stage included.
         time_left_s: seconds that the rest of this stage needs at its present speed, if known.
     """
+    names = [f"training.budget.{name}=..." for name in budget.limits]
     need = ""
     if time_left_s:
         need = f"; the rest of this stage needs about {time_left_s / _S_PER_HOUR:,.3g} hours more"
     return BudgetError(
         f"{event}: training has used {describe_usage(budget, usage)}",
         expected=f"another step within {describe_limits(budget)}",
-        fix="raise the limit, e.g. with --exec training.budget.hours=HOURS, and run the same "
-        f"command again to resume from the last checkpoint{need}",
+        fix=f"run the same command again with a higher limit (--exec {' or '.join(names)}) to "
+        f"resume from the last checkpoint{need}",
     )
 
 

@@ -302,6 +302,12 @@ class Budget(Config):
     price_per_hour: float | None = Field(default=None, gt=0)
     """Price of a device per hour."""
 
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by field."""
+        values = {"hours": self.hours, "price": self.price}
+        return {name: limit for name, limit in values.items() if limit is not None}
+
     @model_validator(mode="after")
     def _check_price(self) -> Self:
         if self.price is not None and self.price_per_hour is None:

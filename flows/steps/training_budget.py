@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 from components.core.artifact import Artifact
 from components.core.files import parse_json
 from components.training.budget import Usage, excess_forecast
-from components.training.config import Budget
 from components.training.run_file import USAGE_FILE
 from flows.runtime.context import FlowContext
 from flows.settings.recipes import Recipe
@@ -31,7 +30,7 @@ def usage_of_stages(context: FlowContext, checkpoints: Mapping[str, Artifact]) -
         ArtifactError: a checkpoint has no valid record of its usage.
     """
     usage = Usage()
-    if context.execution.training.budget == Budget():
+    if not context.execution.training.budget.limits:
         return usage
     for checkpoint in checkpoints.values():
         document = parse_json(context.store.read_file(checkpoint, USAGE_FILE))

@@ -79,7 +79,7 @@ def test_the_error_states_usage_limits_and_the_time_that_is_needed() -> None:
     assert error.expected == (
         "another step within training.budget.hours 2 and training.budget.price 20"
     )
-    assert "--exec training.budget.hours=HOURS" in error.fix
+    assert "--exec training.budget.hours=... or training.budget.price=..." in error.fix
     assert "about 1.5 hours more" in error.fix
 
 

@@ -124,7 +124,7 @@ class StageClock:
         self._earlier_stages = earlier_stages
         now_s = time.monotonic()
         # Start-up counts: importing libraries, building or reading the model.
-        self._start_s = now_s - (time.time() - psutil.Process().create_time())
+        self._start_s = now_s - max(0.0, time.time() - psutil.Process().create_time())
         self._first_call_s: float | None = None
         self._last_call_s = 0.0
         self._num_calls = 0

@@ -18,6 +18,7 @@ from components.core.errors import BudgetError
 from components.training.config import Budget
 
 _S_PER_HOUR = 3600
+_MIN_DECIMAL = 0.01
 
 
 class Usage(Config):
@@ -65,17 +66,24 @@ def is_spent(budget: Budget, usage: Usage, num_devices: int, step_s: float) -> b
 
 def describe_usage(budget: Budget, usage: Usage) -> str:
     """Return, for example, `9.98 hours, at a price of 199.6`."""
-    text = f"{usage.elapsed_s / _S_PER_HOUR:,.3g} hours"
+    text = f"{_format(usage.elapsed_s / _S_PER_HOUR)} hours"
     if budget.price_per_hour is not None:
         price = usage.device_s / _S_PER_HOUR * budget.price_per_hour
-        text += f", at a price of {price:,.4g}"
+        text += f", at a price of {_format(price)}"
     return text
+
+
+def _format(number: float) -> str:
+    """Two decimals at most; a small number with an exponent."""
+    if number < _MIN_DECIMAL:
+        return f"{number:.2g}"
+    return f"{number:,.2f}".rstrip("0").rstrip(".")
 
 
 def describe_limits(budget: Budget) -> str:
     """Return, for example, `training.budget.hours 10 and training.budget.price 200`."""
     limits = budget.limits.items()
-    return " and ".join(f"training.budget.{name} {limit:,.6g}" for name, limit in limits)
+    return " and ".join(f"training.budget.{name} {_format(limit)}" for name, limit in limits)
 
 
 def excess_forecast(budget: Budget, needed: Usage, num_devices: int) -> str:
@@ -102,7 +110,9 @@ def budget_error(
     names = [f"training.budget.{name}=..." for name in budget.limits]
     need = ""
     if time_left_s:
-        need = f"; the rest of this stage needs about {time_left_s / _S_PER_HOUR:,.3g} hours more"
+        need = (
+            f"; the rest of this stage needs about {_format(time_left_s / _S_PER_HOUR)} hours more"
+        )
     return BudgetError(
         f"{event}: training has used {describe_usage(budget, usage)}",
         expected=f"another step within {describe_limits(budget)}",

@@ -13,6 +13,7 @@ from components.training.budget import (
     StageClock,
     Usage,
     budget_error,
+    describe_usage,
     excess_forecast,
     is_spent,
     seconds_left,
@@ -81,6 +82,15 @@ def test_the_error_states_usage_limits_and_the_time_that_is_needed() -> None:
     )
     assert "--exec training.budget.hours=... or training.budget.price=..." in error.fix
     assert "about 1.5 hours more" in error.fix
+
+
+@pytest.mark.parametrize(
+    ("hours", "expected"),
+    [(1_447.9184, "1,447.92 hours"), (200.0, "200 hours"), (0.25, "0.25 hours"), (1e-6, "1e-06")],
+)
+def test_hours_are_readable(hours: float, expected: str) -> None:
+    usage = Usage(elapsed_s=hours * 3600, device_s=0.0)
+    assert expected in describe_usage(Budget(), usage)
 
 
 def test_a_forecast_within_the_budget_is_no_warning() -> None:

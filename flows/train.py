@@ -77,6 +77,7 @@ def train(
                 corpora.prepared[recipe.training.corpus_of(stage)],
                 corpora.tokenizer,
                 checkpoints.get(init_stage, init_checkpoint),
+                checkpoints,
             )
         publish_training(context, checkpoints)
     return checkpoints

@@ -16,6 +16,7 @@ command line prints these three lines without a traceback; any other exception i
     |-- TrainingError                  a stage that did not finish
     |   |-- PortInUseError             the rendezvous port of its ranks
     |   |-- StageLockedError           another trainer uses the folder of the stage
+    |   |-- BudgetError                another step would exceed the budget
     |   `-- OutOfMemoryError           a rank ran out of device memory
     |-- EvaluationError                a benchmark that could not be run
     |   `-- SandboxUnavailableError    no isolation, so no execution
@@ -94,6 +95,10 @@ class PortInUseError(TrainingError):
 
 class StageLockedError(TrainingError):
     """Another trainer uses the folder of the stage."""
+
+
+class BudgetError(TrainingError):
+    """Another step of the training would exceed its budget."""
 
 
 class OutOfMemoryError(TrainingError):

@@ -14,6 +14,7 @@ several hosts are not.
 from __future__ import annotations
 
 import difflib
+import hashlib
 import json
 import logging
 import shutil
@@ -353,6 +354,24 @@ class Store:
                     )
             self._verified.add(artifact.address)
         return folder
+
+    def read_file(self, artifact: Artifact, path: str) -> bytes:
+        """Return a file of an artifact, verified by SHA-256; a remote store sends no other file.
+
+        Raises:
+            ArtifactError: the artifact has no such file, or its bytes differ from the published.
+        """
+        file = next((file for file in artifact.files if file.path == path), None)
+        content = b""
+        if file and self.fs.exists(f"{artifact.address}/{path}"):
+            content = self.fs.cat_file(f"{artifact.address}/{path}")
+        if file is None or hashlib.sha256(content).hexdigest() != file.sha256:
+            raise ArtifactError(
+                f"{artifact.label}: {path} is missing or damaged",
+                expected="the file as it was published",
+                fix=f"remove {artifact.address} and run the same command again to rebuild it",
+            )
+        return content
 
     def _fetch(self, artifact: Artifact) -> Path:
         folder = self.scratch / ".cache" / artifact.kind / f"{artifact.name}-{artifact.digest[:12]}"

@@ -289,8 +289,35 @@ class ParallelLayout(Config):
         return self
 
 
+class Budget(Config):
+    """Limits of the training of all stages of a recipe, over all attempts.
+
+    A stage that would exceed a limit in its next step saves a checkpoint and stops.
+    """
+
+    hours: float | None = Field(default=None, gt=0)
+    """Hours of the clock. None: no limit."""
+    price: float | None = Field(default=None, gt=0)
+    """Price of all devices, in the currency of `price_per_hour`. None: no limit."""
+    price_per_hour: float | None = Field(default=None, gt=0)
+    """Price of a device per hour."""
+
+    @property
+    def limits(self) -> dict[str, float]:
+        """The limits that are set, by field."""
+        values = {"hours": self.hours, "price": self.price}
+        return {name: limit for name, limit in values.items() if limit is not None}
+
+    @model_validator(mode="after")
+    def _check_price(self) -> Self:
+        if self.price is not None and self.price_per_hour is None:
+            raise ValueError("price_per_hour, the price of a device per hour, with a price")
+        return self
+
+
 class TrainingExecution(ParallelLayout):
-    """How a stage is executed: parallel layout, launcher, hardware, checkpoints and evaluation."""
+    """How a stage is executed: parallel layout, launcher, hardware, checkpoints, evaluation and
+    budget."""
 
     one_per_host: bool = True
     """Run a single training per user and host; others wait. Set to false to assign devices
@@ -323,6 +350,8 @@ class TrainingExecution(ParallelLayout):
     evaluated checkpoint is retained. 0: no evaluation."""
     eval_sequences: int = Field(default=4, ge=1)
     """Maximum sequences to evaluate per held-out split."""
+    budget: Budget = Budget()
+    """Most hours or highest price of the training."""
     deepspeed_config: Options | None = None
     """DeepSpeed options to merge into the configuration of a stage: monitors, profiler, loss
     scaling, buckets of ZeRO. On the command line also the path of a JSON file with them."""

@@ -14,6 +14,7 @@ from typing import Self
 from components.core.config import Config
 from components.core.errors import ConfigError
 from components.core.files import parse_json, write_jsonl
+from components.training.budget import Usage
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,16 @@ class StepMetrics(Config):
     peak_memory_bytes: int | None = None
     """Peak memory of a rank since its start: tensors on a GPU, otherwise the whole process."""
     elapsed_s: float
-    """Time of the steps of this stage so far, including interrupted attempts."""
+    """Time of this stage so far, over all attempts: start-up of the ranks, steps, and steps that
+    were lost in an interruption."""
+    device_s: float = 0.0
+    """The same in seconds of all devices together."""
     time_left_s: float
+
+    @property
+    def usage(self) -> Usage:
+        """Time and devices of this stage so far."""
+        return Usage(elapsed_s=self.elapsed_s, device_s=self.device_s)
 
 
 class MetricsFile:
@@ -73,7 +82,6 @@ class MetricsFile:
             logger.warning(
                 "%s has lost the metrics of %d steps; weights are not affected", path, num_lost
             )
-        self.elapsed_s = lines[-1].elapsed_s if lines else 0.0
         write_jsonl(path, (line.model_dump() for line in lines))
         self._file = path.open("a", encoding="utf-8")
 

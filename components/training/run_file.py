@@ -14,6 +14,7 @@ from components.core.artifact import OBSERVED_DIR
 from components.core.config import Config, Seed
 from components.core.files import read_json, write_json
 from components.model.config import ModelConfig
+from components.training.budget import Usage
 from components.training.config import StageConfig, TrainingExecution
 
 CODE_VERSION = 1
@@ -28,6 +29,8 @@ METRICS_FILE = f"{OBSERVED_DIR}metrics.jsonl"
 DEEPSPEED_FILE = f"{OBSERVED_DIR}deepspeed.json"
 """The DeepSpeed configuration of the stage's last attempt."""
 LOG_FILE = f"{OBSERVED_DIR}train.log"
+USAGE_FILE = f"{OBSERVED_DIR}usage.json"
+"""Time and devices that the stage has used over all attempts."""
 MONITOR_FOLDER = f"{OBSERVED_DIR}monitors"
 """Default folder of the logs of DeepSpeed's monitors."""
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -79,6 +82,8 @@ class RunFile(Config):
     execution: TrainingExecution
     monitor_folder: str | None = None
     """Folder for the logs of DeepSpeed's monitors. None: `MONITOR_FOLDER` of the stage."""
+    earlier_stages: Usage = Usage()
+    """Usage of the stages that were trained before, for the budget."""
     micro_batch_upper_bound: int | None = None
     """With micro_batch auto: a micro-batch that ran out of memory; smaller sizes are tried."""
 

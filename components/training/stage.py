@@ -26,6 +26,7 @@ from components.model.huggingface import write_checkpoint
 from components.model.transformer import CodeGen
 from components.training.auto_micro_batch import resolve_micro_batch, resolve_precision
 from components.training.batches import Batches, open_split
+from components.training.budget import StageClock, Usage
 from components.training.checkpoint.manager import CheckpointManager, ResumePoint
 from components.training.checkpoint.optimizer_state import (
     load_optimizer_state,
@@ -47,6 +48,7 @@ from components.training.distributed import (
 )
 from components.training.hardware import Hardware, measure_hardware, select_device
 from components.training.launch.failure import wrap_os_errors
+from components.training.metrics import read_metrics
 from components.training.model_build import build_model, open_weights
 from components.training.monitors import (
     close_monitors,
@@ -56,9 +58,11 @@ from components.training.monitors import (
 )
 from components.training.run_file import (
     DEEPSPEED_FILE,
+    METRICS_FILE,
     MONITOR_FOLDER,
     RESULT_FILE,
     RUN_FILE,
+    USAGE_FILE,
     WORK_FOLDER,
     RunFile,
     StageRun,
@@ -142,6 +146,13 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     engine._config.train_batch_size = num_samples
     if rank == 0:
         rewind_monitors(engine.monitor, num_samples * (resume_point.step if resume_point else 0))
+    clock = None
+    if rank == 0:
+        steps = read_metrics(folder / METRICS_FILE)  # With those after the checkpoint.
+        earlier_attempts = steps[-1].usage if steps else Usage()
+        clock = StageClock(
+            execution.budget, execution.world_size, earlier_attempts, file.earlier_stages
+        )
     trainer = Trainer(
         engine=engine,
         run=run,
@@ -151,6 +162,7 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         held_out=HeldOutEvaluator(run, execution),
         checkpoints=checkpoints,
         inherited_updates=inherited_updates,
+        clock=clock,
     )
     skip_state = trainer.train(folder, resume_point)
     close_monitors(engine.monitor)
@@ -159,7 +171,8 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         num_updates = inherited_updates + run.config.steps - skip_state.num_without_update
         save_optimizer_state(engine, model, folder, num_updates)
     weights_by_name = _gathered_weights(model)
-    if rank == 0:
+    if clock:
+        write_json(folder / USAGE_FILE, clock.usage.model_dump())
         _write_result(folder, weights_by_name, run, skip_state)
     else:
         deque(weights_by_name, maxlen=0)

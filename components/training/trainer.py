@@ -22,14 +22,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from components.core.errors import TrainingError
+from components.core.errors import BudgetError, TrainingError
 from components.core.progress import ProgressSnapshot, ThroughputEstimator
 from components.dataset.manifests import documents_in_sequences
 from components.dataset.prefetch import Prefetcher
 from components.training.batches import Batches
+from components.training.budget import StageClock
 from components.training.checkpoint.manager import CheckpointManager, ResumePoint
 from components.training.config import TrainingExecution
-from components.training.distributed import gather_values
+from components.training.distributed import broadcast_object, gather_values
 from components.training.hardware import Hardware, peak_memory_bytes
 from components.training.launch.rank_process import is_preemption_requested, preemption_error
 from components.training.metrics import MetricsFile, StepMetrics
@@ -54,6 +55,8 @@ class _BatchStats(NamedTuple):
     """A tuple per micro-batch with the loss of each rank."""
     is_preempted: bool
     """A rank has received SIGTERM."""
+    is_budget_spent: bool
+    """The next step would exceed the budget, by the clock of rank 0."""
     peak_memory_bytes: int
     """The maximum over the ranks."""
     num_bytes: float
@@ -75,6 +78,7 @@ class _StepResult(NamedTuple):
     bits_per_byte: float | None
     peak_memory_bytes: int
     is_preempted: bool
+    is_budget_spent: bool
 
 
 class _TimedStep(NamedTuple):
@@ -101,6 +105,8 @@ class Trainer:
     checkpoints: CheckpointManager
     inherited_updates: int
     """Updates in the optimizer's moments when the stage started."""
+    clock: StageClock | None
+    """On rank 0: the usage of the stage, and its budget."""
 
     def train(self, folder: Path, resume_point: ResumePoint | None) -> SkipState:
         """Train from the checkpoint to the last step. All ranks call this together.
@@ -110,6 +116,7 @@ class Trainer:
 
         Raises:
             TrainingError: more batches were skipped than allowed, or the stage was preempted.
+            BudgetError: another step would exceed the budget; a checkpoint is saved first.
             DiskFullError: no space for a checkpoint.
         """
         steps_done = resume_point.step if resume_point else 0
@@ -126,11 +133,9 @@ class Trainer:
             self.run.config.loss_spike_num_std,
             resume_point.skip_state if resume_point else SkipState(),
         )
-        if dist.get_rank() == 0:
+        if self.clock:
             with MetricsFile(folder / METRICS_FILE, after_step=steps_done) as metrics:
-                timer = _StepTimer(
-                    self.run, self.hardware.peak_flops, steps_done, metrics.elapsed_s
-                )
+                timer = _StepTimer(self.run, self.hardware.peak_flops, steps_done, self.clock)
                 for step in self._train_steps(steps_done, skipper):
                     line = timer.measure(step)
                     metrics.append(line)
@@ -144,7 +149,8 @@ class Trainer:
         """Train the steps after `steps_done`, evaluate and save checkpoints when due.
 
         Raises:
-            TrainingError: see `train`. A preempted stage saves a checkpoint first.
+            TrainingError: see `train`. A stage that is preempted or has spent its budget saves a
+                checkpoint first.
         """
         last_step = self.run.config.steps
         steps = range(steps_done + 1, last_step + 1)
@@ -166,11 +172,22 @@ class Trainer:
                 )
                 checkpoint_wait_s = 0.0
                 is_due = step % self.execution.checkpoint_every_steps == 0
-                if step < last_step and (is_due or result.is_preempted):
+                is_stopped = result.is_preempted or result.is_budget_spent
+                if step < last_step and (is_due or is_stopped):
                     checkpoint_wait_s = self._save(step, skipper, held_out)
-                if step < last_step and result.is_preempted:
+                if step < last_step and is_stopped:
                     self.checkpoints.finish()
-                    raise preemption_error(self.run.stage, step)
+                    if result.is_preempted:
+                        raise preemption_error(self.run.stage, step)
+                    raise self._budget_error(step)
+
+    def _budget_error(self, step: int) -> BudgetError:
+        """The error of a spent budget, equal on all ranks; all of them call this together."""
+        error = (
+            self.clock.error(self.run.stage, step, self.run.config.steps) if self.clock else None
+        )
+        shared: BudgetError = broadcast_object(error)
+        return shared
 
     def _save(
         self, step: int, skipper: StepSkipper, held_out: dict[str, float | None] | None
@@ -233,6 +250,7 @@ class Trainer:
             bits_per_byte=self._bits_per_byte(mean_loss, stats.num_bytes),
             peak_memory_bytes=stats.peak_memory_bytes,
             is_preempted=stats.is_preempted,
+            is_budget_spent=stats.is_budget_spent,
         )
 
     def _update_weights(self, step: int) -> None:
@@ -280,17 +298,23 @@ class Trainer:
         device = self.hardware.device
         num_bytes = sum(self.held_out.num_bytes(tokens_BT) for tokens_BT in micro_batches)
         other_values = torch.tensor(
-            [is_preemption_requested(), peak_memory_bytes(device), num_bytes],
+            [
+                is_preemption_requested(),
+                self.clock is not None and self.clock.is_last_step(),
+                peak_memory_bytes(device),
+                num_bytes,
+            ],
             dtype=torch.float64,
             device=device,
         )
         values = torch.cat([torch.stack(losses).double(), other_values])
-        *losses_by_micro_batch, preempted, memory, num_bytes_by_rank = zip(
+        *losses_by_micro_batch, preempted, budget_spent, memory, num_bytes_by_rank = zip(
             *gather_values(values), strict=True
         )
         return _BatchStats(
             losses_by_micro_batch=losses_by_micro_batch,
             is_preempted=bool(max(preempted)),
+            is_budget_spent=bool(max(budget_spent)),
             peak_memory_bytes=int(max(memory)),
             # The ranks of a replica read the same sequences.
             num_bytes=sum(num_bytes_by_rank) / self.execution.ranks_per_replica,
@@ -371,14 +395,16 @@ def _mean_score(scores: dict[str, float | None]) -> float | None:
 class _StepTimer:
     """Combines a step's result with its time into a line of metrics."""
 
-    def __init__(self, run: StageRun, peak_flops: float, steps_done: int, elapsed_s: float) -> None:
+    def __init__(
+        self, run: StageRun, peak_flops: float, steps_done: int, clock: StageClock
+    ) -> None:
         self._run = run
         self._peak_flops = peak_flops
         self._step = steps_done
-        self._previous_elapsed_s = elapsed_s
-        self._start_s = self._last_s = time.monotonic()
+        self._clock = clock
+        self._last_s = time.monotonic()
         self._throughput = ThroughputEstimator()
-        self._throughput.add(self._start_s, ProgressSnapshot(steps_done, steps_done))
+        self._throughput.add(self._last_s, ProgressSnapshot(steps_done, steps_done))
 
     def measure(self, step: _TimedStep) -> StepMetrics:
         """The metrics of the step that has just ended."""
@@ -387,7 +413,7 @@ class _StepTimer:
         self._last_s = now_s
         self._step += 1
         self._throughput.add(now_s, ProgressSnapshot(self._step, self._step))
-        config, result = self._run.config, step.result
+        config, result, usage = self._run.config, step.result, self._clock.usage
         tokens_per_s = config.global_batch_tokens / step_s
         flops = tokens_per_s * self._run.model.flops_per_token
         self._peak_flops = max(self._peak_flops, flops)
@@ -408,6 +434,7 @@ class _StepTimer:
             checkpoint_wait_s=step.checkpoint_wait_s,
             evaluation_s=step.evaluation_s,
             peak_memory_bytes=result.peak_memory_bytes,
-            elapsed_s=self._previous_elapsed_s + now_s - self._start_s,
+            elapsed_s=usage.elapsed_s,
+            device_s=usage.device_s,
             time_left_s=self._throughput.eta_s(config.steps) or 0.0,
         )

@@ -1,8 +1,8 @@
 """`codegen plan, deepspeed`: estimates a training before it starts, and prints its DeepSpeed
 config.
 
-The arithmetic is in `components.training.planning`; this module has the tables, the error with
-layouts that fit, and the command that runs the plan.
+The arithmetic is in `flows.steps.run_plan`, the tables are in `plan_tables`; this module has the
+error with layouts that fit.
 """
 
 from __future__ import annotations
@@ -13,24 +13,19 @@ import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.table import Table
 
 from flows.cli.options import (
     RECIPE_HELP,
     Stage,
     command,
     complete_from,
-    console,
     device_names,
     load_execution,
     load_recipe,
     print_json,
-    print_line,
-    print_sentences,
-    print_table,
-    print_wide,
     recipe_names,
 )
+from flows.cli.plan_tables import MEMORY_COLUMNS, format_size, print_plan
 
 if TYPE_CHECKING:
     from components.training.config import ParallelLayout, TrainingExecution
@@ -40,11 +35,6 @@ if TYPE_CHECKING:
     from flows.settings.execution import Execution
     from flows.settings.recipes import Recipe
     from flows.steps.epochs import StageEpochs
-
-_GB = 1e9
-_MIN_HOURS = 0.1
-"""Fewer hours are printed with an exponent instead of two decimals."""
-_MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers")
 
 
 @command()
@@ -107,18 +97,21 @@ def plan(
             metavar="CORPUS=TOKENS,...",
         ),
     ] = "",
+    gpus_per_host: Annotated[
+        int, typer.Option(min=1, help="Devices of a host, for host memory and sampling.")
+    ] = 8,
     price: Annotated[float | None, typer.Option(help="Price per GPU-hour.")] = None,
     mfu: Annotated[
         float | None,
         typer.Option(help="Model FLOPs utilization, 0 to 1. Default: the value of the device."),
     ] = None,
 ) -> None:
-    """Estimate memory, hours, disk and cost of a training before it starts."""
+    """Estimate memory, hours, epochs, disk and cost of a run before it starts."""
     recipe = load_recipe(name, recipe_overrides, recipe_sources)
     epochs = _plan_epochs(recipe, tokens, execution_overrides)
     from components.training.config import ParallelLayout, allowed_zero_stages, offload_fields
     from components.training.planning.devices import find_device
-    from components.training.planning.planner import make_plan
+    from flows.steps.run_plan import make_run_plan
 
     device = find_device(gpu)
     default_zero_stage = 2 if tensor_parallel > 1 else 3
@@ -138,7 +131,9 @@ def plan(
     if zero_stage is None:
         stages = [*allowed_zero_stages(layout.tensor_parallel, layout.offload)]
     layouts = [layout.replace(zero_stage=stage) for stage in stages]
-    result = make_plan(recipe.model, recipe.training.trained, layouts, device, mfu=mfu, price=price)
+    result = make_run_plan(
+        recipe, layouts, device, devices_per_host=gpus_per_host, mfu=mfu, price=price
+    )
     options = " ".join(
         [
             f"-r {name}",
@@ -146,13 +141,13 @@ def plan(
             *(f"--set {shlex.quote(text)}" for text in recipe_overrides),
         ]
     )
-    if not result.best.fits:
+    if not result.training.best.fits:
         plan_options = f"{options} --tokens {tokens}" if tokens else options
-        raise _does_not_fit(recipe, result, plan_options)
+        raise _does_not_fit(recipe, result.training, plan_options)
     if as_json:
-        print_json({**dict(result), "epochs": epochs})
-        return
-    print_plan(result, recipe, options, price, epochs)
+        print_json({**result.model_dump(), "epochs": epochs})
+    else:
+        print_plan(result, recipe, options, gpus_per_host, epochs)
 
 
 def _plan_epochs(recipe: Recipe, tokens: str, execution_overrides: list[str]) -> list[StageEpochs]:
@@ -185,24 +180,6 @@ def _plan_epochs(recipe: Recipe, tokens: str, execution_overrides: list[str]) ->
     epochs = stage_epochs(recipe, recipe.training.trained, corpus_tokens)
     require_few_epochs(recipe, epochs)
     return epochs
-
-
-def _print_epochs(recipe: Recipe, epochs: list[StageEpochs]) -> None:
-    from flows.steps.epochs import describe_tokens, format_number
-
-    rows = []
-    for row in epochs:
-        number = format_number(row.epochs)
-        rows.append((row.stage, row.corpus, number, describe_tokens(row.tokens)))
-    stages = [row.stage for row in epochs]
-    for stage in recipe.training.trained:
-        if stage not in stages:
-            corpus = recipe.training.corpus_of(stage)
-            pull = f"codegen data pull --preset {recipe.data.preset}"
-            rows.append((stage, corpus, "unknown", f"run `{pull}` first"))
-    print_table(["stage", "corpus", "epochs", "corpus size"], rows)
-    if any(row.tokens.origin == "assumed" for row in epochs):
-        print_sentences("Assumed tokens are not checked: a run needs the sources of these corpora.")
 
 
 @command()
@@ -247,107 +224,6 @@ def stage_deepspeed_config(
     )
 
 
-def print_plan(
-    plan: Plan, recipe: Recipe, options: str, price: float | None, epochs: list[StageEpochs]
-) -> None:
-    """Print a plan and the command that runs it.
-
-    Args:
-        plan: the plan.
-        recipe: its recipe.
-        options: the command line options that select the recipe.
-        price: the price per GPU-hour, if given.
-        epochs: of the stages whose corpora are known.
-    """
-    from components.training.planning.devices import RESERVED_SHARE
-    from components.training.planning.planner import execution_options
-
-    layout = plan.best.layout
-    device = plan.device
-
-    activations = "recomputed" if layout.activation_checkpoint_interval else "stored"
-    print_sentences(
-        f"{recipe.name}: {plan.num_parameters / 1e9:,.3f}B parameters on {layout.world_size:,} x "
-        f"{device.title}, {layout.precision}, micro-batch {layout.micro_batch}, "
-        f"activations {activations}, offload {layout.offload}\n"
-    )
-    table, unit = _memory_table(plan)
-    print_sentences(
-        f"Peak memory per device in {unit}; {_size(device.usable_bytes)} of "
-        f"{_size(device.memory_bytes)} usable, {RESERVED_SHARE:.0%} reserved"
-    )
-    print_wide(table)
-    print_sentences(
-        "Each row is the phase with the highest memory. No activations are stored in the reduction "
-        "of gradients and in the step of the optimizer."
-    )
-    console.print()
-    print_wide(_stage_table(plan))
-    console.print()
-    _print_epochs(recipe, epochs)
-    console.print()
-    recomputation = ""
-    if layout.activation_checkpoint_interval:
-        recomputation = ", plus a second forward pass of the blocks"
-    num_stages = len(plan.stages)
-    cost_note = "Costs: add --price, the price per GPU-hour."
-    if price is not None:
-        cost_note = f"Costs are in the currency of --price, {price:g} per GPU-hour."
-    print_sentences(
-        f"Hours at {plan.mfu:.0%} of {device.peak_flops[layout.precision] / 1e12:,.4g} TFLOP/s "
-        f"({plan.mfu_source}){recomputation}. {cost_note}\n"
-        f"Disk for checkpoints: {_size(plan.checkpoints_bytes)} during a stage, "
-        f"{_size(plan.results_bytes)} for the final weights of "
-        f"{num_stages} stage{'s' if num_stages > 1 else ''}."
-    )
-    if host_bytes := plan.best.memory.host_bytes:
-        print_sentences(
-            f"Offloading needs {_size(host_bytes)} of host memory per device, which is not "
-            "checked, and time, which the hours do not include."
-        )
-    run_options = " ".join([options, *execution_options(layout, device)])
-    print_line(f"\nRun it with:\ncodegen run {run_options}")
-
-
-def _memory_table(plan: Plan) -> tuple[Table, str]:
-    """Return the table, and the unit of its numbers."""
-    num_bytes, unit = 1e6, "MB"
-    if max(row.memory.total_bytes for row in plan.rows) >= _GB:
-        num_bytes, unit = _GB, "GB"
-    columns = (*_MEMORY_COLUMNS, "total")
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    table.add_column("ZeRO", no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("phase", no_wrap=True)
-    table.add_column("fits", no_wrap=True)
-    for row in plan.rows:
-        numbers = [f"{getattr(row.memory, f'{name}_bytes') / num_bytes:,.2f}" for name in columns]
-        fits = "yes" if row.fits else "no"
-        if row.fits and row == plan.best:
-            fits = "best"
-        table.add_row(str(row.layout.zero_stage), *numbers, row.memory.phase, fits)
-    return table, unit
-
-
-def _stage_table(plan: Plan) -> Table:
-    table = Table(box=None, padding=(0, 1, 0, 0))
-    has_price = plan.total.cost is not None
-    for name in ("stage", "tokens", "FLOPs", "hours", *(["cost"] if has_price else [])):
-        table.add_column(name, justify="left" if name == "stage" else "right", no_wrap=True)
-    for stage in (*plan.stages, plan.total):
-        hours = f"{stage.hours:,.2f}" if stage.hours >= _MIN_HOURS else f"{stage.hours:.1e}"
-        cost = "" if stage.cost is None else f"{stage.cost:,.2f}"
-        table.add_row(
-            stage.name,
-            f"{stage.tokens:,}",
-            f"{stage.flops:.2e}",
-            hours,
-            *([cost] if has_price else []),
-        )
-    return table
-
-
 def _does_not_fit(recipe: Recipe, plan: Plan, options: str) -> Exception:
     """Return the error of a plan that does not fit the device; it proposes plans that fit."""
     from components.core.errors import ConfigError
@@ -359,19 +235,21 @@ def _does_not_fit(recipe: Recipe, plan: Plan, options: str) -> Exception:
     rows = propose_layouts(recipe.model, recipe.training.trained, plan.rows[0].layout, device)
     commands = [_proposal(row, device, options) for row in rows]
     return ConfigError(
-        f"{recipe.name} needs {_size(memory.total_bytes)} on each of {layout.world_size:,} x "
+        f"{recipe.name} needs {format_size(memory.total_bytes)} on each of {layout.world_size:,} x "
         f"{device.title} with ZeRO {layout.zero_stage} ({_memory_parts(memory)})",
-        expected=f"at most {_size(device.usable_bytes)}, the usable part of "
-        f"{_size(device.memory_bytes)}",
+        expected=f"at most {format_size(device.usable_bytes)}, the usable part of "
+        f"{format_size(device.memory_bytes)}",
         fix="; or ".join(commands)
         or "choose a device with more memory: no number of these devices is enough",
     )
 
 
 def _proposal(row: PlanRow, device: Device, options: str) -> str:
-    text = f"{_plan_command(row.layout, device, options)} needs {_size(row.memory.total_bytes)}"
+    text = (
+        f"{_plan_command(row.layout, device, options)} needs {format_size(row.memory.total_bytes)}"
+    )
     if row.memory.host_bytes:
-        text += f" and {_size(row.memory.host_bytes)} of host memory per device"
+        text += f" and {format_size(row.memory.host_bytes)} of host memory per device"
     return text
 
 
@@ -393,9 +271,5 @@ def _plan_command(layout: ParallelLayout, device: Device, options: str) -> str:
 
 
 def _memory_parts(memory: MemoryEstimate) -> str:
-    parts = [f"{name} {_size(getattr(memory, f'{name}_bytes'))}" for name in _MEMORY_COLUMNS]
+    parts = [f"{name} {format_size(getattr(memory, f'{name}_bytes'))}" for name in MEMORY_COLUMNS]
     return ", ".join(parts)
-
-
-def _size(num_bytes: int) -> str:
-    return f"{num_bytes / _GB:,.1f} GB" if num_bytes >= _GB / 10 else f"{num_bytes / 1e6:,.1f} MB"

@@ -18,6 +18,7 @@ from flows.runtime.prefect_artifacts import stage_progress
 from flows.runtime.training_view import format_step, training_view
 from flows.settings.recipes import Recipe
 from flows.steps.corpora import corpus_uri
+from flows.steps.training_budget import excess_warning, usage_of_stages
 
 if TYPE_CHECKING:  # Imports MLflow and torch.
     from components.registry.tracking import TrackedRun
@@ -71,11 +72,14 @@ def run_stage(
     corpus: Artifact,
     tokenizer: Artifact,
     previous: Artifact | None,
+    finished: Mapping[str, Artifact] | None = None,
 ) -> Artifact:
     """Return the checkpoint of a stage (docs/paper.md, section 3).
 
     Args:
         previous: the checkpoint that provides the initial weights; None starts with new weights.
+        finished: checkpoints of the stages that were trained before, by stage; their time counts
+            towards the budget.
     """
     from components.training.launch.launcher import train_stage
     from components.training.run_file import CODE_VERSION, DEEPSPEED_FILE
@@ -92,6 +96,8 @@ def run_stage(
 
     def build(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
         stage_run = _stage_run(context, stage, corpus, tokenizer, previous)
+        usage = usage_of_stages(context, finished or {})
+        warn_of_excess = excess_warning(context, stage, usage, finished or {})
         with (
             run.metric_stream() as log_metrics,
             training_view(stage, num_steps, context.console) as show,
@@ -102,9 +108,10 @@ def run_stage(
                 show(step)
                 update_progress(step.step, format_step(step, num_steps))
                 log_metrics(step.model_dump(exclude_none=True))
+                warn_of_excess(step)
 
             statistics = train_stage(
-                folder, stage_run, context.execution.training, on_step, monitor_folder
+                folder, stage_run, context.execution.training, on_step, monitor_folder, usage
             )
         # The manifest of the checkpoint has the same digest.
         run.log_file(folder / DEEPSPEED_FILE)

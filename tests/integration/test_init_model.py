@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import pytest
 import torch
+from fixtures.toy_corpora import store_toy_corpora
 from fixtures.training import MODEL, STAGE, toy_run
 from test_command_line import assert_three_lines, codegen
 from transformers import AutoModelForCausalLM, AutoTokenizer, CodeGenTokenizerFast
 
-from components.core.artifact import Artifact, Kind
+from components.core.artifact import Artifact
 from components.core.errors import CodegenError, ConfigError
 from components.model.huggingface import load_checkpoint, save_checkpoint
 from components.model.transformer import CodeGen
@@ -70,23 +71,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     (root / "project").mkdir()
     execution = Execution(project=str(root / "project"), training=EXECUTION)
     run = toy_run(root / "inputs")
-    store = execution.open_store()
-
-    def store_folder(kind: Kind, name: str, folder: str) -> Artifact:
-        def build(target: Path) -> dict[str, object]:
-            shutil.copytree(folder, target, dirs_exist_ok=True)
-            return {}
-
-        return store.get_or_build(
-            kind, name, config={"name": name}, parents={}, code_version=1, build=build
-        ).artifact
-
-    tokenizer = store_folder("tokenizer", "gpt2-0", run.tokenizer.folder)
-    prepared = {
-        name: store_folder("prepared-corpus", name, run.data.folder)
-        for name in ("nl", "multi", "mono")
-    }
-    corpora = PreparedData(raw={}, tokenizer=tokenizer, prepared=prepared, validations={})
+    corpora = store_toy_corpora(execution, run)
     weights = CodeGen(MODEL, seed=11)
     return Project(execution, corpora, release(weights, Path(run.tokenizer.folder), root), weights)
 

@@ -28,7 +28,7 @@ from fixtures.training import (
 )
 
 from components.core.artifact import content_digest
-from components.core.errors import ConfigError, DiskFullError, TrainingError
+from components.core.errors import BudgetError, ConfigError, DiskFullError, TrainingError
 from components.core.fingerprint import list_files
 from components.dataset.reader import PackedSplit
 from components.evaluation.bits_per_byte import evaluate_held_out
@@ -36,13 +36,15 @@ from components.evaluation.text_scorer import ModelScorer
 from components.model.huggingface import load_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
-from components.training.config import TrainingExecution
+from components.training.budget import Usage
+from components.training.config import Budget, TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.metrics import StepMetrics, read_metrics
 from components.training.run_file import (
     LOG_FILE,
     METRICS_FILE,
     RESULT_FILE,
+    USAGE_FILE,
     WORK_FOLDER,
     ArtifactInput,
     RunFile,
@@ -265,6 +267,51 @@ def test_cancelling_ends_all_processes_and_another_run_is_refused(
         train_stage(tmp_path, other_run, single_rank, lambda _: None)
     assert str(tmp_path / WORK_FOLDER) in refused.value.fix
     assert not trainers(tmp_path)
+
+
+@pytest.mark.process_heavy
+def test_a_stage_stops_before_it_exceeds_its_budget_and_resumes_to_the_same_bits(
+    run: StageRun, uninterrupted: tuple[Path, Steps, dict[str, object]], tmp_path: Path
+) -> None:
+    """Start-up takes longer than a second, so each of these budgets allows a single step."""
+
+    def budget(hours: float) -> TrainingExecution:
+        return EXECUTION.replace(budget=Budget(hours=hours))
+
+    steps: Steps = []
+    with pytest.raises(BudgetError, match="stopped after step 1 of 40") as stopped:
+        train_stage(tmp_path, run, budget(1e-6), steps.append)
+    assert "training.budget.hours 1e-06" in stopped.value.expected
+    assert [step.step for step in steps] == [1]
+    assert checkpoint_steps(tmp_path) == [1]
+    assert steps[0].elapsed_s > 1, "start-up counts"
+    assert steps[0].device_s == pytest.approx(2 * steps[0].elapsed_s)
+
+    with pytest.raises(BudgetError, match="stage nl did not start"):
+        train_stage(tmp_path, run, budget(1e-6), pytest.fail)
+
+    # The first step may be slow: with a fast step, any time that is left allows another.
+    metrics = steps[0].replace(tokens_per_s=1e12)
+    (tmp_path / METRICS_FILE).write_text(metrics.model_dump_json() + "\n")
+    earlier = Usage(elapsed_s=36_000.0, device_s=90_000.0)
+    price = Budget(price=25 + 2 * (steps[0].elapsed_s + 0.1) / 3600, price_per_hour=1.0)
+    execution = EXECUTION.replace(budget=price)
+    with pytest.raises(BudgetError, match=r"10[.\d]* hours, at a price of 25") as stopped:
+        train_stage(tmp_path, run, execution, lambda _: None, earlier_stages=earlier)
+    assert "stopped after step 2 of 40" in stopped.value.got
+    assert checkpoint_steps(tmp_path) == [1, 2]
+
+    with (tmp_path / METRICS_FILE).open("a") as file:  # A step that a crash has lost.
+        lost = steps[0].replace(step=3, elapsed_s=5_000.0, device_s=7_000.0)
+        file.write(lost.model_dump_json() + "\n")
+    statistics = train_stage(tmp_path, run, budget(1_000.0), lambda _: None)
+    assert statistics == uninterrupted[2]
+    assert content_digest(list_files(tmp_path)) == content_digest(list_files(uninterrupted[0]))
+    resumed = read_metrics(tmp_path / METRICS_FILE)[2:]
+    assert [step.step for step in resumed] == list(range(3, 41))
+    usage = Usage.parse(json.loads((tmp_path / USAGE_FILE).read_text()))
+    assert 5_000 < resumed[0].elapsed_s < resumed[-1].elapsed_s < usage.elapsed_s
+    assert usage.device_s - 7_000 == pytest.approx(2 * (usage.elapsed_s - 5_000))
 
 
 @pytest.mark.process_heavy

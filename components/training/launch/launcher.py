@@ -31,6 +31,7 @@ from components.core.errors import (
 )
 from components.core.files import read_json
 from components.dataset.remote_folder import open_folder
+from components.training.budget import Usage, budget_error, is_spent
 from components.training.config import TrainingExecution
 from components.training.deepspeed_config import (
     check_batch_division,
@@ -44,7 +45,7 @@ from components.training.launch.failure import (
     has_failure_report,
     wrap_os_errors,
 )
-from components.training.metrics import MetricsTail, StepMetrics
+from components.training.metrics import MetricsTail, StepMetrics, read_metrics
 from components.training.run_file import (
     DEEPSPEED_FILE,
     LOG_FILE,
@@ -78,6 +79,7 @@ def train_stage(
     execution: TrainingExecution,
     on_step: OnStep,
     monitor_folder: Path | None = None,
+    earlier_stages: Usage | None = None,
 ) -> dict[str, JsonValue]:
     """Train a stage, or resume an interrupted stage, and write its checkpoint to `folder`.
 
@@ -85,6 +87,7 @@ def train_stage(
         folder: the artifact's folder, empty or with the files of an interrupted attempt.
         on_step: called once for every step, in order, first for the steps of earlier attempts.
         monitor_folder: for the logs of DeepSpeed's monitors; by default a folder in `folder`.
+        earlier_stages: usage of the stages that were trained before; counts towards the budget.
 
     Returns:
         Statistics: `steps`, `skipped_steps`, `tokens`, `final_loss` (nats per token of the last
@@ -95,6 +98,8 @@ def train_stage(
         ConfigError: batch, execution config, corpus or initial checkpoint do not fit together, or
             DeepSpeed options cannot be used.
         TrainingError: the loss diverged or a rank failed; the log is in `observed/train.log`.
+        BudgetError: another step would exceed the budget. The stage has a checkpoint, unless the
+            earlier stages have used the budget.
         DiskFullError: no space for a checkpoint.
     """
     _check_compatibility(run, execution)
@@ -104,7 +109,13 @@ def train_stage(
         _report_steps(MetricsTail(folder / METRICS_FILE), on_step)
     else:
         monitors = str(monitor_folder.resolve()) if monitor_folder else None
-        file = RunFile(run=run, execution=execution, monitor_folder=monitors)
+        file = RunFile(
+            run=run,
+            execution=execution,
+            monitor_folder=monitors,
+            earlier_stages=earlier_stages or Usage(),
+        )
+        _check_budget(folder, file)
         _run_trainer(folder, file, on_step)
     # The work folder still exists if the trainer was killed after it had written the result.
     shutil.rmtree(folder / WORK_FOLDER, ignore_errors=True)
@@ -129,6 +140,22 @@ def _check_compatibility(run: StageRun, execution: TrainingExecution) -> None:
             fix="set tensor_parallel to 1, or the stage's optimizer_state to reset",
         )
     check_model_division(run.model, execution)
+
+
+def _check_budget(folder: Path, file: RunFile) -> None:
+    """Refuse to start ranks if the budget does not allow another step.
+
+    Raises:
+        BudgetError: the usage and a step like the last would exceed a limit.
+    """
+    budget, num_devices = file.execution.budget, file.execution.world_size
+    usage, step_s, time_left_s = file.earlier_stages, 0.0, None
+    if steps := read_metrics(folder / METRICS_FILE):
+        usage = usage.plus(steps[-1].usage)
+        step_s = file.run.config.global_batch_tokens / steps[-1].tokens_per_s
+        time_left_s = steps[-1].time_left_s
+    if is_spent(budget, usage, num_devices, step_s):
+        raise budget_error(f"stage {file.run.stage} did not start", budget, usage, time_left_s)
 
 
 def _check_inputs(run: StageRun) -> None:

@@ -7,9 +7,9 @@ tests/integration/test_planned_memory.py compares them with measurements. torch 
 
 Sources: model states, ZeRO (arXiv 1910.02054) section 5; activations, the method of arXiv
 2205.05198 section 4 for our parallel block; buffers and copies, DeepSpeed 0.19.8 and `model.loss`
-as measured. Not covered: start-up (a model is built or read in fp32, unpartitioned), the CUDA
-context, NCCL, fragmentation (`devices` reserves memory for these), and optimizer state that a stage
-inherits or saves, which passes through the host's memory unpartitioned.
+as measured. Not covered: the CUDA context, NCCL, fragmentation (`devices` reserves memory for
+these), and optimizer state that a stage inherits or saves, which passes through the host's memory
+unpartitioned. `host_memory` has the phases outside of steps.
 
 Symbols: W bytes of a weight and an activation, N processes, T context length, D model, V vocabulary
 rows.
@@ -32,6 +32,14 @@ _MASTER_AND_MOMENTS_BYTES = 12
 _MOMENTS_BYTES = 8
 """Without ZeRO, fp32 weights are their own master copy."""
 _FP32_BYTES = 4
+_PROCESS_BYTES = 500_000_000
+"""Libraries and allocator of a process: half a gigabyte (measured, docs/training.md)."""
+BUILD_BUFFER_BYTES = 4 << 20
+"""Buffer of a rank that writes weights: `CHUNK_VALUES` of components/model/weights.py in fp32."""
+WEIGHT_FILE_BYTES = 5_000_000_000
+"""Most gathered weights: `MAX_SHARD_BYTES` of components/model/huggingface."""
+SMALL_PARAMETERS = 50_000_000
+"""A smaller model is sampled by a process per core: components/evaluation/sampling."""
 _BLOCK_WIDTHS = 16
 """Values that a block keeps for its backward pass, per token and in units of D: its input 1,
 LayerNorm 1, queries, keys and values 3, rotated queries and keys 2, attention 1, MLP before and
@@ -83,6 +91,99 @@ class MemoryEstimate(Config):
             + self.activations_bytes
             + self.buffers_bytes
         )
+
+
+class HostMemory(Config):
+    """Peak memory of the host of rank 0 in the phases of a run, with the libraries of each process.
+
+    A host without rank 0 needs less.
+    """
+
+    build_bytes: int
+    """Building the model, or reading the weights to start from."""
+    training_bytes: int
+    """Offloaded state, the copy of a checkpoint that is being written, and the memory of all
+    devices if they are CPU cores."""
+    gather_bytes: int
+    """Gathering a file of the final fp32 weights on rank 0, beside offloaded state or that of CPU
+    cores."""
+    sampling_bytes: int
+    """The processes that sample in an evaluation."""
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
+    @property
+    def peak_bytes(self) -> int:
+        """The maximum over the phases."""
+        return max(self.build_bytes, self.training_bytes, self.gather_bytes, self.sampling_bytes)
+
+
+def host_memory(
+    model: ModelConfig,
+    layout: ParallelLayout,
+    estimate: MemoryEstimate,
+    ranks_per_host: int,
+    *,
+    is_cpu: bool,
+) -> HostMemory:
+    """Estimate the peak memory of the host of rank 0.
+
+    Args:
+        model: the shape.
+        layout: the layout of a run.
+        estimate: `peak_memory` of a process.
+        ranks_per_host: ranks on a host, at most all.
+        is_cpu: whether devices are CPU cores, which use the host's memory.
+    """
+    num_ranks = min(ranks_per_host, layout.world_size)
+    libraries = num_ranks * _PROCESS_BYTES
+    model_bytes = _FP32_BYTES * model.num_parameters
+    resident = num_ranks * estimate.host_bytes
+    if is_cpu:
+        resident += num_ranks * estimate.total_bytes
+    return HostMemory(
+        build_bytes=libraries + building_bytes(model, layout, num_ranks, is_cpu=is_cpu),
+        training_bytes=libraries + resident + _checkpoint_copy_bytes(model, layout, num_ranks),
+        gather_bytes=libraries + resident + min(model_bytes, WEIGHT_FILE_BYTES),
+        sampling_bytes=libraries + _sampling_bytes(model, num_ranks, is_cpu=is_cpu),
+    )
+
+
+def building_bytes(
+    model: ModelConfig, layout: ParallelLayout, num_ranks: int, *, is_cpu: bool
+) -> int:
+    """Host memory of the ranks of a host while they build the model or read its weights.
+
+    Each rank writes the weights that it holds to its device, through a buffer. ZeRO 3 partitions
+    them over all ranks.
+    """
+    held_bytes = 0
+    if is_cpu:
+        num_shards = layout.world_size if layout.zero_stage == 3 else 1
+        held_bytes = layout.weight_bytes * model.num_parameters // num_shards
+    return num_ranks * (BUILD_BUFFER_BYTES + held_bytes)
+
+
+def _sampling_bytes(model: ModelConfig, num_ranks: int, *, is_cpu: bool) -> int:
+    """Host memory of the processes that sample: a buffer for each GPU; on CPU cores the fp32
+    weights, once, or for a small model once for each core."""
+    if not is_cpu:
+        return num_ranks * BUILD_BUFFER_BYTES
+    is_small = model.num_parameters < SMALL_PARAMETERS
+    return (num_ranks if is_small else 1) * _FP32_BYTES * model.num_parameters
+
+
+def _checkpoint_copy_bytes(model: ModelConfig, layout: ParallelLayout, num_ranks: int) -> int:
+    """The copy of the state that the ranks of a host write while training continues.
+
+    Rank 0 writes the weights; with ZeRO each rank its share of the optimizer state, otherwise rank
+    0 the whole state. ZeRO 3 saves weights only as the optimizer's master copies.
+    """
+    parameters = layout.tensor_parallel * _parameters_per_process(model, layout)
+    weights = 0 if layout.zero_stage == 3 else layout.weight_bytes * parameters
+    optimizer = _optimizer_bytes_per_parameter(layout) * parameters
+    if layout.zero_stage:
+        optimizer = optimizer * num_ranks // layout.world_size
+    return weights + optimizer
 
 
 def peak_memory(model: ModelConfig, layout: ParallelLayout, accumulation: int) -> MemoryEstimate:

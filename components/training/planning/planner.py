@@ -1,10 +1,10 @@
 """Plans the training of a recipe: memory, tokens, FLOPs, hours, disk, cost, and layouts that fit.
 
 Pure arithmetic on the recipe; the share of the device's peak that training reaches (MFU) is an
-assumption. torch is not imported.
+assumption. torch is not imported. `flows.steps.plan` adds the evaluations.
 
-Not covered: time of checkpoints, evaluation, data loading and restarts; the network, so hours
-include no slow-down by ZeRO 3 or offloading; whether the host has the memory for offloading.
+Not covered: time of checkpoints, data loading and restarts; the network, so hours include no
+slow-down by ZeRO 3 or offloading; whether the host has the planned memory.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from itertools import product
+
+from pydantic import computed_field
 
 from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError
@@ -21,6 +23,7 @@ from components.training.config import (
     ZERO_STAGES,
     ParallelLayout,
     StageConfig,
+    TrainingConfig,
     TrainingExecution,
     allowed_zero_stages,
     offload_fields,
@@ -31,12 +34,24 @@ from components.training.deepspeed_config import (
     num_sequences_per_step,
 )
 from components.training.planning.devices import Device
-from components.training.planning.memory import MemoryEstimate, checkpoint_bytes, peak_memory
+from components.training.planning.memory import (
+    HostMemory,
+    MemoryEstimate,
+    checkpoint_bytes,
+    host_memory,
+    peak_memory,
+)
 
 _OFFLOADS = tuple(MIN_ZERO_STAGE)
 _S_PER_HOUR = 3600
 _FP32_BYTES = 4
 _MAX_PROPOSALS = 2
+RANKS_PER_HOST = 8
+"""Devices of a host, if not given. Assumption: that of NVIDIA's DGX and HGX servers."""
+TOKEN_BYTES = 2
+"""Of a token in a shard: `TOKEN_DTYPE` of components/dataset/shards.py, which needs numpy."""
+_BEST_AND_NEXT_CHECKPOINTS = 2
+"""Beside the newest: the best by held-out score, and the checkpoint that is being written."""
 _PRINTED_FIELDS = (
     *("world_size", "tensor_parallel", "sequence_parallel", "micro_batch", "device", "precision"),
     *("zero_stage", "offload_optimizer", "offload_parameters", "activation_checkpoint_interval"),
@@ -68,6 +83,30 @@ class StagePlan(Config):
     """In the currency of the price; None without a price."""
 
 
+class DiskPlan(Config):
+    """Disk of a run. Raw corpora, work files of the preparation, evaluations and logs are not
+    included."""
+
+    checkpoints_bytes: int
+    """Checkpoints inside a stage: the newest, the best, and the next that is being written."""
+    results_bytes: int
+    """Final checkpoints in the store: fp32 weights, and optimizer state that the next stage
+    inherits."""
+    registry_bytes: int
+    """Copies in MLflow's artifacts: a registered version has all files of its checkpoint."""
+    min_corpora_bytes: int
+    """Prepared corpora, if every corpus is as small as `training.max_epochs` allows."""
+    max_corpora_bytes: int
+    """Prepared corpora, if no token is read twice."""
+
+    @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
+    @property
+    def total_bytes(self) -> int:
+        """All parts, with the larger corpora."""
+        parts = (self.checkpoints_bytes, self.results_bytes, self.registry_bytes)
+        return sum(parts) + self.max_corpora_bytes
+
+
 class Plan(Config):
     """The plan of a recipe's training."""
 
@@ -75,6 +114,8 @@ class Plan(Config):
     device: Device
     mfu: float
     mfu_source: str
+    price_per_hour: float | None
+    """Of a device."""
     rows: ListOrTuple[PlanRow]
     """By ZeRO stage."""
     best: PlanRow
@@ -82,26 +123,27 @@ class Plan(Config):
     row with the least memory."""
     stages: ListOrTuple[StagePlan]
     total: StagePlan
-    checkpoints_bytes: int
-    """Disk for checkpoints inside a stage: the retained checkpoints and the next."""
-    results_bytes: int
-    """Disk for the results: fp32 weights, and optimizer state that the next stage inherits."""
+    host_memory: HostMemory
+    """Of the best row."""
+    disk: DiskPlan
 
 
 def make_plan(
     model: ModelConfig,
-    stages: StageConfigs,
+    training: TrainingConfig,
     layouts: list[ParallelLayout],
     device: Device,
     *,
+    ranks_per_host: int = RANKS_PER_HOST,
     mfu: float | None = None,
     price: float | None = None,
 ) -> Plan:
     """Plan a recipe's training.
 
     Args:
-        stages: the trained stages in order, not empty.
+        training: its trained stages are planned.
         layouts: layouts to compare that differ in their ZeRO stage, the lowest first.
+        ranks_per_host: devices of a host.
         mfu: model FLOP/s over the peak; None: the device's default.
         price: price per device and hour.
 
@@ -109,6 +151,7 @@ def make_plan(
         ConfigError: the batch does not divide over the devices, or mfu or price is invalid.
     """
     _check_mfu_and_price(mfu, price)
+    stages = training.trained
     rows = [_plan_row(model, stages, layout, device) for layout in layouts]
     fitting = [row for row in rows if row.fits]
     best = fitting[0] if fitting else min(rows, key=lambda row: row.memory.total_bytes)
@@ -136,12 +179,15 @@ def make_plan(
         device=device,
         mfu=reached_mfu,
         mfu_source=device.mfu_source if mfu is None else "as given",
+        price_per_hour=price,
         rows=tuple(rows),
         best=best,
         stages=tuple(plan_stage(name, count) for name, count in tokens.items()),
         total=plan_stage("all", sum(tokens.values())),
-        checkpoints_bytes=(TrainingExecution().keep_last + 1) * checkpoint_bytes(model, layout),
-        results_bytes=_results_bytes(model, stages),
+        host_memory=host_memory(
+            model, layout, best.memory, ranks_per_host, is_cpu=device.name == "cpu"
+        ),
+        disk=_plan_disk(model, training, layout),
     )
 
 
@@ -209,6 +255,25 @@ def _plan_row(
     estimates = [peak_memory(model, layout, accumulation) for accumulation in accumulations]
     memory = max(estimates, key=lambda estimate: estimate.total_bytes)
     return PlanRow(layout=layout, memory=memory, fits=memory.total_bytes <= device.usable_bytes)
+
+
+def _plan_disk(model: ModelConfig, training: TrainingConfig, layout: ParallelLayout) -> DiskPlan:
+    num_checkpoints = TrainingExecution().keep_last + _BEST_AND_NEXT_CHECKPOINTS
+    results_bytes = _results_bytes(model, training.trained)
+    corpora_tokens: dict[str, int] = {}
+    for name, config in training.trained.items():
+        corpus = training.corpus_of(name)
+        tokens = config.steps * config.global_batch_tokens
+        corpora_tokens[corpus] = max(tokens, corpora_tokens.get(corpus, 0))
+    corpora_bytes = sum(corpora_tokens.values()) * TOKEN_BYTES
+    min_corpora_bytes = math.ceil(corpora_bytes / (training.max_epochs or 1.0))
+    return DiskPlan(
+        checkpoints_bytes=num_checkpoints * checkpoint_bytes(model, layout),
+        results_bytes=results_bytes,
+        registry_bytes=results_bytes,
+        min_corpora_bytes=min_corpora_bytes,
+        max_corpora_bytes=max(corpora_bytes, min_corpora_bytes),
+    )
 
 
 def _results_bytes(model: ModelConfig, stages: StageConfigs) -> int:

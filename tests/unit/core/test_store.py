@@ -216,6 +216,16 @@ def test_fetch_verified_detects_damage(tmp_path: Path, damage: str) -> None:
         Store(tmp_path).fetch_verified(artifact)
 
 
+def test_a_single_file_is_read_and_verified(store: Store) -> None:
+    artifact = make(store).artifact
+    assert store.read_file(artifact, "content.txt") == b"hello"
+    with pytest.raises(ArtifactError, match=r"absent\.txt is missing or damaged"):
+        store.read_file(artifact, "absent.txt")
+    store.fs.pipe_file(f"{artifact.address}/content.txt", b"hullo")
+    with pytest.raises(ArtifactError, match=r"content\.txt is missing or damaged"):
+        store.read_file(artifact, "content.txt")
+
+
 def test_the_diff_names_the_field_that_differs_from_the_nearest_sibling(store: Store) -> None:
     parent = make(store, 7).artifact
     make(store, 1, parents={"p": parent})

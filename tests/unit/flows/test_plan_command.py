@@ -52,7 +52,11 @@ def test_a_plan_of_16b_on_64_gpus_has_the_expected_numbers() -> None:
     assert cost == pytest.approx(hours * 64 * 2.5, rel=1e-4)
     prose = " ".join(text.split())
     assert "40% of 989.5 TFLOP/s (an assumption: nothing was measured on this device)" in prose
-    assert "Disk for checkpoints: 673.4 GB" in prose  # 3 * 14 * 16.032
+    assert "checkpoints during a stage 897.8 GB" in prose  # 4 * 14 * 16.032
+    assert "final checkpoints in the store 192.4 GB" in prose  # 3 * 4 * 16.032
+    assert "copies of registered versions 192.4 GB" in prose
+    assert "prepared corpora 545.3 GB to 2,726.3 GB" in prose  # 2 * 1,363.1e9, read 5 times or once
+    assert "gathering the final weights 9.0 GB" in prose  # 8 * 0.5, and a weight file of 5
     assert "--exec training.device=cuda --exec training.precision=bf16" in text
 
 
@@ -82,21 +86,29 @@ def test_a_plan_ends_with_the_command_that_runs_it() -> None:
 
 
 def test_no_number_is_cut_off_on_a_narrow_terminal() -> None:
-    text = run_plan("-r", "16b", "--gpus", "64", *PAPER_TOKENS)
+    text = run_plan("-r", "16b", "--gpus", "64", "--price", "2.5", *PAPER_TOKENS)
     assert "…" not in text
     assert all(
         len(line) <= 80
         for line in text.splitlines()
-        if re.match(r"(ZeRO|[0-3]|stage|nl|multi|mono|all) ", line)
+        if re.match(r"(ZeRO|[0-3]|stage|nl|multi|mono|all|evaluation|humaneval|mtpb|bits) ", line)
     )
+    tables = [line for line in text.splitlines() if re.search(r"[a-z]  +[\d,.]+", line)]
+    assert len(tables) > 15
+    assert max(map(len, tables)) <= 80
 
 
 def test_the_json_document_has_the_same_numbers() -> None:
     document = json.loads(run_plan("-r", "16b", "--gpus", "64", "--json", *PAPER_TOKENS))
-    assert document["num_parameters"] == 16_032_155_648
-    assert document["best"] == document["rows"][2]
-    assert document["rows"][2]["layout"]["zero_stage"] == 2
-    assert document["total"]["cost"] is None
+    training = document["training"]
+    assert training["num_parameters"] == 16_032_155_648
+    assert training["best"] == training["rows"][2]
+    assert training["rows"][2]["layout"]["zero_stage"] == 2
+    assert training["total"]["cost"] is None
+    assert document["cost"] is None
+    assert document["hours"] == training["total"]["hours"] + document["evaluation"]["hours"]
+    names = [evaluation["name"] for evaluation in document["evaluations"]]
+    assert names == ["humaneval", "mtpb multi", "mtpb single", "bits per byte"]
 
 
 @pytest.mark.parametrize(
@@ -175,4 +187,5 @@ def test_offloading_excludes_zero_stage_0() -> None:
         *PAPER_TOKENS,
     )
     assert [row[0] for row in memory_rows(text)] == ["1", "2", "3"]
-    assert "Offloading needs 32.1 GB of host memory" in text  # 16 * 16.032 / 8
+    # Offloaded: 16 * 16.032. A copy of a checkpoint: 14 * 16.032. Libraries: 8 * 0.5.
+    assert "training 485.0 GB" in " ".join(text.split())

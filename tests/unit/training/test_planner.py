@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from components.core.errors import ConfigError
+from components.model.huggingface.checkpoint_writer import MAX_SHARD_BYTES
+from components.model.weights import CHUNK_VALUES
 from components.training.config import (
     ZERO_STAGES,
     ParallelLayout,
@@ -16,6 +18,7 @@ from components.training.config import (
     allowed_zero_stages,
 )
 from components.training.planning.devices import DEVICES, Device, find_device
+from components.training.planning.memory import BUILD_BUFFER_BYTES, WEIGHT_FILE_BYTES
 from components.training.planning.planner import (
     Plan,
     PlanRow,
@@ -39,7 +42,7 @@ NL_TOKENS_350M = 350_000 * 524_288
 def plan_recipe(
     target: Recipe, layouts: list[ParallelLayout], device: Device, **options: float
 ) -> Plan:
-    return make_plan(target.model, target.training.trained, layouts, device, **options)
+    return make_plan(target.model, target.training, layouts, device, **options)
 
 
 def propose(target: Recipe, requested: ParallelLayout, device: Device) -> list[PlanRow]:
@@ -74,12 +77,75 @@ def test_hours_and_cost_equal_values_computed_by_hand(interval: int, flops_per_t
 
 
 def test_disk_equals_values_computed_by_hand() -> None:
-    """Three checkpoints of 14 bytes a parameter; three results of 4 bytes."""
+    """Two new checkpoints, the best and the next, of 14 bytes a parameter; three results of 4 bytes
+    in the store and in the registry; two bytes a token, which may be read four times."""
     target = recipe("350m")
     plan = plan_recipe(target, [ParallelLayout(precision="bf16")], H100)
     assert plan.num_parameters == PARAMETERS_350M
-    assert plan.checkpoints_bytes == 3 * 14 * PARAMETERS_350M
-    assert plan.results_bytes == 3 * 4 * PARAMETERS_350M
+    assert plan.disk.checkpoints_bytes == 4 * 14 * PARAMETERS_350M
+    assert plan.disk.results_bytes == 3 * 4 * PARAMETERS_350M
+    assert plan.disk.registry_bytes == 3 * 4 * PARAMETERS_350M
+    assert plan.disk.max_corpora_bytes == 2 * 650_000 * 524_288
+    assert plan.disk.min_corpora_bytes == 2 * 650_000 * 524_288 // 4
+    assert plan.disk.total_bytes == (56 + 12 + 12) * PARAMETERS_350M + 1_300_000 * 524_288
+
+
+def test_a_corpus_of_two_stages_is_counted_once() -> None:
+    target = recipe("350m").override(["training.stages.mono.corpus=multi", "training.max_epochs=1"])
+    disk = plan_recipe(target, [ParallelLayout(precision="bf16")], H100).disk
+    assert disk.max_corpora_bytes == disk.min_corpora_bytes == 2 * 500_000 * 524_288
+
+
+@pytest.mark.parametrize(
+    ("name", "num_parameters", "world_size", "optimizer_share"),
+    [("350m", PARAMETERS_350M, 4, 1), ("16b", 16_032_155_648, 64, 8)],
+)
+def test_host_memory_equals_values_computed_by_hand(
+    name: str, num_parameters: int, world_size: int, optimizer_share: int
+) -> None:
+    """Every rank has half a gigabyte of libraries. A checkpoint is copied: 2 bytes a weight on rank
+    0, and the ranks' shares of 12 bytes of optimizer state."""
+    layout = ParallelLayout(world_size=world_size, zero_stage=2, precision="bf16")
+    memory = plan_recipe(recipe(name), [layout], H100).host_memory
+    num_ranks = min(8, world_size)
+    libraries = num_ranks * 500_000_000
+    assert memory.build_bytes == libraries + num_ranks * 4_194_304
+    assert memory.gather_bytes == libraries + min(4 * num_parameters, 5_000_000_000)
+    assert memory.sampling_bytes == libraries + num_ranks * 4_194_304
+    copied = 2 * num_parameters + 12 * num_parameters // optimizer_share
+    assert memory.training_bytes == libraries + copied
+    assert memory.peak_bytes == max(memory.training_bytes, memory.gather_bytes)
+
+
+def test_the_buffers_of_a_plan_are_those_of_the_code() -> None:
+    assert BUILD_BUFFER_BYTES == 4 * CHUNK_VALUES
+    assert WEIGHT_FILE_BYTES == MAX_SHARD_BYTES
+
+
+def test_offloaded_state_and_cpu_cores_use_host_memory() -> None:
+    """16 bytes a parameter are offloaded: optimizer state and fp32 gradients, over two devices."""
+    offloaded = ParallelLayout(
+        world_size=2, zero_stage=2, precision="bf16", offload_optimizer="cpu"
+    )
+    memory = plan_recipe(recipe("350m"), [offloaded], H100).host_memory
+    copied = (2 + 12) * PARAMETERS_350M
+    assert memory.training_bytes == 2 * 500_000_000 + 16 * PARAMETERS_350M + copied
+    on_cores = plan_recipe(recipe("tiny"), [ParallelLayout(world_size=2, precision="fp32")], CPU)
+    libraries, weights = 2 * 500_000_000, 4 * on_cores.num_parameters
+    resident = libraries + 2 * on_cores.best.memory.total_bytes
+    assert on_cores.host_memory.gather_bytes == resident + weights
+    assert on_cores.host_memory.sampling_bytes == libraries + 2 * weights
+    assert on_cores.host_memory.build_bytes == libraries + 2 * (4_194_304 + weights)
+
+
+@pytest.mark.parametrize(("zero_stage", "num_copies"), [(2, 4), (3, 1)])
+def test_ranks_on_cpu_cores_hold_their_own_weights(zero_stage: int, num_copies: int) -> None:
+    """ZeRO 3 partitions the weights over the ranks; otherwise each rank has a copy."""
+    layout = ParallelLayout(world_size=4, zero_stage=zero_stage, precision="fp32")
+    memory = plan_recipe(recipe("350m"), [layout], CPU).host_memory
+    expected = 4 * (500_000_000 + 4_194_304) + num_copies * 4 * PARAMETERS_350M
+    assert memory.build_bytes == expected
+    assert memory.sampling_bytes == 4 * 500_000_000 + 4 * PARAMETERS_350M, "in a single process"
 
 
 def test_only_trained_stages_are_planned_and_inherited_optimizer_state_is_saved() -> None:
@@ -90,7 +156,7 @@ def test_only_trained_stages_are_planned_and_inherited_optimizer_state_is_saved(
     plan = plan_recipe(target, [ParallelLayout(precision="bf16")], H100)
     assert [stage.name for stage in plan.stages] == ["multi", "mono"]
     assert plan.total.tokens == 300_000 * 524_288
-    assert plan.results_bytes == (2 * 4 + 8) * PARAMETERS_350M
+    assert plan.disk.results_bytes == (2 * 4 + 8) * PARAMETERS_350M
 
 
 def test_a_layout_with_tensor_parallelism_is_planned() -> None:
@@ -139,10 +205,9 @@ def test_the_stage_with_the_most_memory_decides() -> None:
     """Only a stage with several micro-batches has accumulated gradients."""
     target = recipe("350m")
     layout = ParallelLayout(world_size=128, zero_stage=1, precision="bf16", micro_batch=2)
-    stages = target.training.trained
-    single = make_plan(target.model, stages, [layout], H100).rows[0].memory
-    larger_batch = stages | {"multi": stages["multi"].replace(global_batch_tokens=4 * 524_288)}
-    accumulated = make_plan(target.model, larger_batch, [layout], H100).rows[0].memory
+    single = plan_recipe(target, [layout], H100).rows[0].memory
+    larger_batch = target.override(["training.stages.multi.global_batch_tokens=2097152"])
+    accumulated = plan_recipe(larger_batch, [layout], H100).rows[0].memory
     assert accumulated.total_bytes > single.total_bytes
     assert accumulated.gradients_bytes == 2 * PARAMETERS_350M
 

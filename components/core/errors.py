@@ -16,7 +16,9 @@ command line prints these three lines without a traceback; any other exception i
     |-- TrainingError                  a stage that did not finish
     |   |-- PortInUseError             the rendezvous port of its ranks
     |   |-- StageLockedError           another trainer uses the folder of the stage
-    |   `-- OutOfMemoryError           a rank ran out of device memory
+    |   |-- OutOfMemoryError           a rank ran out of device memory
+    |   `-- StageInterruptedError      preempted, or a rank crashed: a restart may succeed
+    |       `-- StageStalledError      no rank made progress
     |-- EvaluationError                a benchmark that could not be run
     |   `-- SandboxUnavailableError    no isolation, so no execution
     `-- TrackingError                  MLflow did not answer, or refused
@@ -98,6 +100,14 @@ class StageLockedError(TrainingError):
 
 class OutOfMemoryError(TrainingError):
     """A rank ran out of device memory."""
+
+
+class StageInterruptedError(TrainingError):
+    """A stage was preempted or a rank crashed; restarting it may succeed."""
+
+
+class StageStalledError(StageInterruptedError):
+    """No rank of a stage made progress."""
 
 
 class EvaluationError(CodegenError):

@@ -44,6 +44,7 @@ from components.training.distributed import (
 )
 from components.training.hardware import Hardware, measure_hardware, select_device
 from components.training.launch.failure import wrap_os_errors
+from components.training.launch.heartbeat import HeartbeatWriter
 from components.training.monitors import (
     close_monitors,
     rewind_monitors,
@@ -83,7 +84,7 @@ def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         exclusive_trainer(folder / WORK_FOLDER, rank),
         wrap_disk_full(f"training stage {file.run.stage}"),
     ):
-        _train(folder, file, rank, local_rank)
+        _train(folder, file, HeartbeatWriter(folder / WORK_FOLDER, rank), rank, local_rank)
 
 
 @contextmanager
@@ -106,16 +107,21 @@ def exclusive_trainer(work: Path, rank: int, timeout_s: float = _LOCK_TIMEOUT_S)
         yield
 
 
-def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
+def _train(
+    folder: Path, file: RunFile, heartbeat: HeartbeatWriter, rank: int, local_rank: int
+) -> None:
     run = file.run
     device = select_device(file.execution, local_rank)
     # These fail before the rendezvous, in which the other ranks would wait.
     check_fp16_support(file.execution)
     open_split(run, file.execution.streaming)
+    heartbeat.report("loading the model")
     model = _load_or_init_model(run)
+    heartbeat.report("joining the other ranks")
     init_process_group(device)
     execution, hardware = _resolve_execution(folder, file, device)
     apply_execution(model, execution, device)
+    heartbeat.report("loading a checkpoint")
     checkpoints = CheckpointManager(folder / WORK_FOLDER, run, execution, hardware.precision)
     resume_point = checkpoints.find_resume_point()
     config = deepspeed_config(
@@ -144,9 +150,11 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         batches=Batches.for_rank(run, execution, rank),
         held_out=HeldOutEvaluator(run, execution),
         checkpoints=checkpoints,
+        heartbeat=heartbeat,
         inherited_updates=inherited_updates,
     )
     skip_state = trainer.train(folder, resume_point)
+    heartbeat.report("writing the result", run.config.steps)
     close_monitors(engine.monitor)
     checkpoints.finish()
     if run.save_optimizer_state:

@@ -83,8 +83,9 @@ def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         wrap_os_errors(folder),
         exclusive_trainer(folder / WORK_FOLDER, rank),
         wrap_disk_full(f"training stage {file.run.stage}"),
+        HeartbeatWriter(folder / WORK_FOLDER, rank) as heartbeat,
     ):
-        _train(folder, file, HeartbeatWriter(folder / WORK_FOLDER, rank), rank, local_rank)
+        _train(folder, file, heartbeat, rank, local_rank)
 
 
 @contextmanager

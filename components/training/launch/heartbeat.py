@@ -14,7 +14,7 @@ import signal
 import socket
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import psutil
 
@@ -80,6 +80,14 @@ class HeartbeatWriter:
         self._stack_file = _stack_path(work, rank).open("w")
         faulthandler.register(signal.SIGUSR1, file=self._stack_file, all_threads=True)
         self.report("starting")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        faulthandler.unregister(signal.SIGUSR1)
+        self._stack_file.close()
+        self._file.close()
 
     def report(self, phase: Phase, step: int | None = None) -> None:
         """Report a phase, and the number of finished steps if it has changed.

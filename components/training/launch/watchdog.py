@@ -13,6 +13,7 @@ import statistics
 import time
 from collections import deque
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 
@@ -42,6 +43,14 @@ _MAX_NAMED_RANKS = 8
 """Ranks in a message; the log has all."""
 _BLOCKED_STATES = (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP, psutil.STATUS_DISK_SLEEP)
 _FRAME = re.compile(r'File ".*/components/training/(.+)", line (\d+) in (\S+)')
+
+
+class _Limit(NamedTuple):
+    """The longest time without progress."""
+
+    time_s: float
+    rule: str
+    """The fields that decide it."""
 
 
 class Watchdog:
@@ -86,8 +95,9 @@ class Watchdog:
             self._idle_s = 0.0
         elif self._is_watching:
             self._idle_s += min(elapsed_s, _MAX_CHECK_GAP_S)
-            if self._idle_s > self._limit_s(self._execution.stall_factor):
-                error = self._describe_stall(self._execution.stall_factor)
+            limit = self._limit(self._execution.stall_factor)
+            if self._idle_s > limit.time_s:
+                error = self._describe_stall(limit)
                 write_failure(self._work, error)  # The supervisors end their ranks.
                 raise error
 
@@ -98,15 +108,18 @@ class Watchdog:
         is_measured = bool(self._step_times_s)
         return is_measured and is_complete and all(beat.is_stepping for beat in beats)
 
-    def _limit_s(self, factor: float) -> float:
+    def _limit(self, factor: float) -> _Limit:
+        execution = self._execution
         if not self._are_all_stepping:
-            return self._execution.stall_phase_s
+            rule = "training.stall_phase_s, for phases other than steps"
+            return _Limit(execution.stall_phase_s, rule)
         median_s = statistics.median(self._step_times_s)
-        return max(factor * median_s, self._execution.stall_min_s)
+        rule = f"training.stall_factor, {factor:g}, times the median step of {median_s:.3g} s, "
+        rule += "and at least training.stall_min_s"
+        return _Limit(max(factor * median_s, execution.stall_min_s), rule)
 
-    def _describe_stall(self, factor: float) -> StageStalledError:
+    def _describe_stall(self, limit: _Limit) -> StageStalledError:
         """Collect process states and stacks, append the stacks to the log, and return the error."""
-        limit_s = self._limit_s(factor)
         states = self._collect_stacks()
         ranks = sorted(self._beats, key=lambda rank: self._suspicion(rank, states))
         self._log_stacks(ranks, states)
@@ -115,18 +128,10 @@ class Watchdog:
         missing = set(range(self._execution.world_size)) - self._beats.keys()
         if missing:
             texts.insert(0, f"not started: rank {', '.join(map(str, sorted(missing)))}")
-        if not self._are_all_stepping:
-            rule = "training.stall_phase_s, for phases other than steps"
-        else:
-            median_s = statistics.median(self._step_times_s)
-            rule = (
-                f"training.stall_factor, {factor:g}, times the median step of {median_s:.3g} s, "
-                "and at least training.stall_min_s"
-            )
         return StageStalledError(
             f"stage {self._stage} stalled after step {num_steps}: no progress for "
             f"{self._idle_s:.0f} s; {'; '.join(texts)}",
-            expected=f"progress within {limit_s:.0f} s ({rule})",
+            expected=f"progress within {limit.time_s:.0f} s ({limit.rule})",
             fix=f"read the stacks of the ranks in {self._folder / LOG_FILE}; then run the same "
             "command again to resume, with a higher limit if the stage is slow",
         )

@@ -66,12 +66,9 @@ def wait_for_steps(project: Stack, name: str, num_steps: int, num_restarts: int)
 
 def flow_process(project: Stack) -> psutil.Process:
     """The process of the only flow run."""
-    (process,) = [
-        child
-        for child in psutil.Process(project.process.pid).children(recursive=True)
-        if "prefect.flow_engine" in " ".join(child.cmdline())
-    ]
-    return process
+    children = psutil.Process(project.process.pid).children(recursive=True)
+    engines = [child for child in children if "prefect.engine" in child.cmdline()]
+    return min(engines, key=psutil.Process.create_time)
 
 
 def checkpoint_of(project: Stack, name: str) -> Artifact:

@@ -39,15 +39,15 @@ class Leftover(NamedTuple):
 class PrunePlan(NamedTuple):
     """What pruning removes and keeps."""
 
-    removed: tuple[Artifact, ...]
+    removed_artifacts: tuple[Artifact, ...]
     """Newest first, so that an artifact is removed before its inputs."""
-    kept: tuple[Artifact, ...]
+    kept_artifacts: tuple[Artifact, ...]
     leftovers: tuple[Leftover, ...]
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the removed artifacts and leftovers."""
-        return sum(map(artifact_size, self.removed)) + sum(
+        return sum(map(artifact_size, self.removed_artifacts)) + sum(
             leftover.size_bytes for leftover in self.leftovers
         )
 
@@ -103,14 +103,14 @@ def plan_prune(
         artifacts = list(store.list_artifacts())
     protected = {artifact.label for artifact in artifacts} - set(removable)
     needed = needed_labels(artifacts, protected | set(roots))
-    kept = tuple(artifact for artifact in artifacts if artifact.label in needed)
+    kept_artifacts = tuple(artifact for artifact in artifacts if artifact.label in needed)
     removed = [artifact for artifact in artifacts if artifact.label not in needed]
     leftovers = [
         *_interrupted_removals(store),
         *_unfinished_folders(store, {artifact.label for artifact in artifacts}, keep),
-        *_cached_copies(store, kept),
+        *_cached_copies(store, kept_artifacts),
     ]
-    return PrunePlan(tuple(reversed(removed)), kept, tuple(leftovers))
+    return PrunePlan(tuple(reversed(removed)), kept_artifacts, tuple(leftovers))
 
 
 @contextmanager
@@ -230,9 +230,11 @@ def _last_attempt_s(path: Path) -> float:
     return (attempts if attempts.exists() else path).stat().st_mtime
 
 
-def _cached_copies(store: Store, kept: Iterable[Artifact]) -> Iterator[Leftover]:
+def _cached_copies(store: Store, kept_artifacts: Iterable[Artifact]) -> Iterator[Leftover]:
     """Yield local copies of remote artifacts that are not kept, and incomplete copies."""
-    names = {f"{artifact.kind}/{artifact.name}-{artifact.digest[:12]}" for artifact in kept}
+    names = {
+        f"{artifact.kind}/{artifact.name}-{artifact.digest[:12]}" for artifact in kept_artifacts
+    }
     for path in sorted((store.scratch / ".cache").glob("*/*")):
         if PurePosixPath(path.parent.name, path.name).as_posix() not in names:
             yield Leftover(path, _folder_size(path), "cached copy")

@@ -130,7 +130,9 @@ def prune(
         print_table(["removed" if yes else "would be removed", "size", "reason"], rows)
     for name in result.in_use:
         print_line(f"{name} is in use and was not removed")
-    total = f"{len(rows)} items, {decimal(result.size_bytes)}; {len(result.kept)} artifacts kept"
+    total = (
+        f"{len(rows)} items, {decimal(result.size_bytes)}; {len(result.kept_labels)} artifacts kept"
+    )
     print_line(total if yes or not rows else f"{total}. Nothing was removed: add --yes to remove.")
 
 

@@ -37,7 +37,7 @@ class PruneResult(NamedTuple):
     """What was removed, or would be."""
 
     removals: tuple[Removal, ...]
-    kept: tuple[str, ...]
+    kept_labels: tuple[str, ...]
     """Labels of the kept artifacts."""
     in_use: tuple[str, ...] = ()
     """Names of removals that were skipped: a process builds them, or a version got an alias."""
@@ -91,8 +91,8 @@ def _plan(store: Store, tracking: Tracking, keep: int) -> tuple[PrunePlan, list[
         if artifact.kind == "checkpoint" and artifact.digest in with_alias:
             roots.add(artifact.label)
     plan = plan_prune(store, roots, recorded.labels, keep)
-    kept_digests = with_alias | {artifact.digest for artifact in plan.kept}
-    digests = {artifact.digest for artifact in plan.removed} - kept_digests
+    kept_digests = with_alias | {artifact.digest for artifact in plan.kept_artifacts}
+    digests = {artifact.digest for artifact in plan.removed_artifacts} - kept_digests
     return plan, find_model_copies(tracking, digests)
 
 
@@ -107,7 +107,7 @@ def _remove(
         if not remove_model_copy(tracking, copy):
             skipped_digests.add(copy.digest)
             yield _copy_name(copy)
-    for artifact in plan.removed:
+    for artifact in plan.removed_artifacts:
         # After its copies: an interrupted prune finds them by the artifacts that it removes.
         if artifact.digest in skipped_digests or not remove_artifact(store, artifact):
             yield artifact.label
@@ -117,14 +117,17 @@ def _remove(
 
 
 def _result(plan: PrunePlan, copies: list[ModelCopy], in_use: tuple[str, ...] = ()) -> PruneResult:
-    sizes = {artifact.digest: artifact_size(artifact) for artifact in plan.removed}
+    sizes = {artifact.digest: artifact_size(artifact) for artifact in plan.removed_artifacts}
     removals = [
         *(Removal(_copy_name(copy), sizes[copy.digest], "copy in MLflow") for copy in copies),
-        *(Removal(item.label, artifact_size(item), "not needed") for item in plan.removed),
+        *(
+            Removal(item.label, artifact_size(item), "not needed")
+            for item in plan.removed_artifacts
+        ),
         *(Removal(str(item.path), item.size_bytes, item.reason) for item in plan.leftovers),
     ]
     done = tuple(removal for removal in removals if removal.name not in in_use)
-    return PruneResult(done, tuple(artifact.label for artifact in plan.kept), in_use)
+    return PruneResult(done, tuple(artifact.label for artifact in plan.kept_artifacts), in_use)
 
 
 def _copy_name(copy: ModelCopy) -> str:

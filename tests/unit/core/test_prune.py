@@ -28,10 +28,11 @@ from components.core.prune import (
 from components.core.store import Store
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture(params=["folder", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
-    root = str(tmp_path / "store") if request.param == "local" else f"memory://{uuid.uuid4().hex}"
-    return Store(root, scratch=None if request.param == "local" else tmp_path / "scratch")
+    if request.param == "folder":
+        return Store(tmp_path / "store")
+    return Store(request.getfixturevalue("s3"), scratch=tmp_path / "scratch")
 
 
 def writes(text: str) -> Callable[[Path], dict[str, int]]:
@@ -141,15 +142,15 @@ def test_only_removable_artifacts_that_no_root_needs_are_removed(store: Store) -
     all_labels = {artifact.label for artifact in made.values()}
     removable = all_labels - {made["b-corpus"].label}
     plan = plan_prune(store, {made["a-mono"].label}, removable, keep=1)
-    removed = {name for name in made if made[name].label in labels(plan.removed)}
+    removed = {name for name in made if made[name].label in labels(plan.removed_artifacts)}
     assert removed == {"b-nl", "b-mono", "b-samples", "b-score"}
-    assert labels(plan.kept) == all_labels - labels(plan.removed)
+    assert labels(plan.kept_artifacts) == all_labels - labels(plan.removed_artifacts)
     assert plan.size_bytes == sum(artifact_size(made[name]) for name in removed)
 
-    assert all(remove_artifact(store, artifact) for artifact in plan.removed)
-    assert labels(tuple(store.list_artifacts())) == labels(plan.kept)
+    assert all(remove_artifact(store, artifact) for artifact in plan.removed_artifacts)
+    assert labels(tuple(store.list_artifacts())) == labels(plan.kept_artifacts)
     opened_again = Store(store.fs.unstrip_protocol(store.root), scratch=store.scratch)
-    for artifact in plan.kept:
+    for artifact in plan.kept_artifacts:
         opened_again.fetch_verified(artifact)
     again = two_recipes(store)
     assert {name: again[name].digest for name in made} == {n: made[n].digest for n in made}

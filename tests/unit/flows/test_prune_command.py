@@ -121,7 +121,7 @@ def test_a_dry_run_lists_exactly_the_removals_and_removes_nothing(project: Proje
     assert removals[mono.label]["size_bytes"] == removals[f"{MODEL}/3"]["size_bytes"] == size_bytes
     assert removals[f"{MODEL}/3"]["reason"] == "copy in MLflow"
     assert document["size_bytes"] == sum(item["size_bytes"] for item in document["removals"])
-    assert set(document["kept"]) == project.labels(*(before - REMOVED))
+    assert set(document["kept_labels"]) == project.labels(*(before - REMOVED))
     assert document["removed"] is False
     assert project.published() == before == set(project.made)
     assert len(list_versions(project.tracking)) == NUM_VERSIONS

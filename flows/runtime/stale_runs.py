@@ -47,7 +47,7 @@ class _Owner(Config):
     host: str
     pid: int
     started: float
-    run_count: int
+    run_count: int = 1
     """How often the flow run had been started."""
 
     @property

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(1500)]
 
 NAME = "codegen-restarted"
-NUM_STEPS = 300
+NUM_STEPS = 100
 
 
 @pytest.fixture(scope="module")

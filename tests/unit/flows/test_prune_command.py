@@ -7,7 +7,6 @@ import os
 import subprocess
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 from fixtures.codegen_command import HEAVY, run_codegen
@@ -16,10 +15,12 @@ from fixtures.registered_models import LONG_CONTEXT
 from fixtures.versions import register_checkpoint
 
 from components.core.artifact import Artifact, Kind
+from components.core.errors import ArtifactError
 from components.core.store import Store
 from components.registry.queries import list_versions
 from components.registry.tracking import TrackedRun, Tracking
 from flows.settings.execution import Execution, setup_environment
+from flows.steps.prune import prune
 
 MODEL = "codegen-a-mono"
 NUM_VERSIONS = 4
@@ -75,11 +76,6 @@ class Project:
         inherited = {key: value for key, value in os.environ.items() if key[:7] != "PREFECT"}
         return run_codegen(*arguments, *overrides, preload=HEAVY, environment=inherited)
 
-    def prune(self, *arguments: str) -> dict[str, Any]:
-        process = self.codegen("artifacts", "prune", "--json", *arguments)
-        assert process.returncode == 0, process.stderr
-        return dict(json.loads(process.stdout))
-
     def published(self) -> set[str]:
         labels = {artifact.label for artifact in self.store.list_artifacts()}
         return {key for key, artifact in self.made.items() if artifact.label in labels}
@@ -113,41 +109,44 @@ REMOVED = {"corpus 3", "mono 3", "score 3", "b corpus 1"}
 
 def test_a_dry_run_lists_exactly_the_removals_and_removes_nothing(project: Project) -> None:
     before = project.published()
-    document = project.prune("--keep", "1")
-    removals = {removal["name"]: removal for removal in document["removals"]}
+    plan = prune(project.execution, keep=1, dry_run=True)
+    removals = {removal.name: removal for removal in plan.removals}
     assert removals.keys() == project.labels(*REMOVED) | {f"{MODEL}/3"}
     mono = project.made["mono 3"]
     size_bytes = sum(file.size_bytes for file in mono.files)
-    assert removals[mono.label]["size_bytes"] == removals[f"{MODEL}/3"]["size_bytes"] == size_bytes
-    assert removals[f"{MODEL}/3"]["reason"] == "copy in MLflow"
-    assert document["size_bytes"] == sum(item["size_bytes"] for item in document["removals"])
-    assert set(document["kept_labels"]) == project.labels(*(before - REMOVED))
-    assert document["removed"] is False
-    assert project.published() == before == set(project.made)
-    assert len(list_versions(project.tracking)) == NUM_VERSIONS
-
-    assert not project.prune("--keep", "9")["removals"]
+    assert removals[mono.label].size_bytes == removals[f"{MODEL}/3"].size_bytes == size_bytes
+    assert removals[f"{MODEL}/3"].reason == "copy in MLflow"
+    assert plan.size_bytes == sum(removal.size_bytes for removal in plan.removals)
+    assert set(plan.kept_labels) == project.labels(*(before - REMOVED))
+    assert not prune(project.execution, keep=9, dry_run=True).removals
     text = project.codegen("artifacts", "prune", "--keep", "1").stdout
     assert "Nothing was removed: add --yes to remove." in text
+    assert project.published() == before == set(project.made)
+    assert len(list_versions(project.tracking)) == NUM_VERSIONS
 
 
 def test_artifacts_stay_while_a_run_uses_the_store(project: Project) -> None:
     before = project.published()
-    with project.store.use("a run"):
-        process = project.codegen("artifacts", "prune", "--keep", "1", "--yes")
-    assert process.returncode == 1
-    assert "a flow run uses the store" in process.stderr
+    with (
+        project.store.use("a run"),
+        pytest.raises(ArtifactError, match="a flow run uses the store"),
+    ):
+        prune(project.execution, keep=1, dry_run=False)
     assert project.published() == before
 
 
 def test_with_yes_the_listed_artifacts_and_copies_are_removed(project: Project) -> None:
-    planned = project.prune("--keep", "1")
+    plan = prune(project.execution, keep=1, dry_run=True)
     expected = project.published() - REMOVED
-    assert project.prune("--keep", "1", "--yes") == {**planned, "removed": True}
+    process = project.codegen("artifacts", "prune", "--keep", "1", "--yes", "--json")
+    assert process.returncode == 0, process.stderr
+    document = json.loads(process.stdout)
+    assert document["removals"] == [removal._asdict() for removal in plan.removals]
+    assert (document["removed"], document["in_use"]) == (True, [])
     assert project.published() == expected
     assert [version.version for version in list_versions(project.tracking)] == [1, 2, 4]
     for artifact in project.store.list_artifacts():
         Store(project.store.root).fetch_verified(artifact)
-    assert not project.prune("--keep", "1", "--yes")["removals"]
+    assert not prune(project.execution, keep=1, dry_run=False).removals
     listed = json.loads(project.codegen("artifacts", "--json").stdout)
     assert {entry["artifact"] for entry in listed} == project.labels(*expected)

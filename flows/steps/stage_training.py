@@ -140,11 +140,12 @@ def run_stage(
         ):
 
             def on_step(step: StepMetrics) -> None:
+                metrics = step.model_dump(exclude_none=True)
                 if restarts.record_step(step.step):
-                    _report_restarts(stage, read_restarts(folder / RESTARTS_FILE), run)
+                    metrics |= _report_restarts(stage, read_restarts(folder / RESTARTS_FILE))
                 show(step)
                 update_progress(step.step, format_step(step, num_steps))
-                log_metrics(step.model_dump(exclude_none=True))
+                log_metrics(metrics)
 
             with restarts.attempt():
                 statistics = train_stage(
@@ -252,10 +253,10 @@ class RestartPolicy:
         return error
 
 
-def _report_restarts(stage: str, restarts: Sequence[Restart], run: TrackedRun) -> None:
-    """Log where a stage resumed and the repeated steps, and add up the latter in MLflow."""
+def _report_restarts(stage: str, restarts: Sequence[Restart]) -> dict[str, int]:
+    """Log where a stage resumed and the repeated steps; returns metrics of all restarts."""
     if not restarts:
-        return
+        return {}
     last = restarts[-1]
     damaged = ""
     if last.damaged_steps:
@@ -269,7 +270,7 @@ def _report_restarts(stage: str, restarts: Sequence[Restart], run: TrackedRun) -
         last.lost_steps,
     )
     lost_steps = sum(restart.lost_steps for restart in restarts)
-    run.log_metrics({"restarts": len(restarts), "lost_steps": lost_steps})
+    return {"restarts": len(restarts), "lost_steps": lost_steps}
 
 
 def _stage_run(

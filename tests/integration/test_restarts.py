@@ -112,8 +112,8 @@ def test_a_run_restarts_after_a_killed_rank_and_after_its_own_death(project: Sta
         f"tags.digest = '{checkpoint.digest}'",
     )
     metrics = runs[0].data.metrics
-    assert metrics["restarts"] == 2
-    assert metrics["lost_steps"] == sum(restart.lost_steps for restart in restarts)
+    assert metrics["training/restarts"] == 2
+    assert metrics["training/lost_steps"] == sum(restart.lost_steps for restart in restarts)
 
     shutil.rmtree(folder)
     again = start_training(project, NAME)

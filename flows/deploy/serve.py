@@ -188,7 +188,8 @@ class DeploymentRunner:
                 self._schedule_again(active_runs)
 
     def _read_runs(self, state_types: Sequence[str]) -> list[UUID]:
-        """Return the flow runs of the deployments in a state."""
+        """Return the flow runs of the deployments in a state; does not retry, since a signal leaves
+        little time."""
         from prefect.client.orchestration import get_client
         from prefect.client.schemas.filters import (
             FlowRunFilter,
@@ -197,13 +198,15 @@ class DeploymentRunner:
             FlowRunFilterStateType,
         )
         from prefect.client.schemas.objects import StateType
+        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
         types = [StateType(name) for name in state_types]
         run_filter = FlowRunFilter(
             deployment_id=FlowRunFilterDeploymentId(any_=self._deployment_ids),
             state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)),
         )
-        with get_client(sync_client=True) as client:
+        no_retry = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
+        with no_retry, get_client(sync_client=True) as client:
             return [run.id for run in client.read_flow_runs(flow_run_filter=run_filter)]
 
     def _schedule_again(self, runs: Sequence[UUID]) -> None:

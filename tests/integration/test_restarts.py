@@ -45,7 +45,8 @@ def start_training(project: Stack, name: str, **execution: Any) -> str:
     stage = {"steps": NUM_STEPS, "decay_steps": NUM_STEPS - 10}
     parameters["recipe"]["training"]["stages"]["nl"] |= stage
     parameters["execution"] |= execution
-    parameters["execution"]["training"]["checkpoint_every_steps"] = 5
+    # Other tests on this machine may train at the same time.
+    parameters["execution"]["training"] |= {"checkpoint_every_steps": 5, "one_per_host": False}
     return project.run("train-stage/tiny", **parameters | {"stage": "nl"})
 
 

@@ -213,6 +213,7 @@ class DeploymentRunner:
         """Schedule those of the runs that were cancelled, or are being cancelled: their processes
         end with this process."""
         from prefect.client.orchestration import get_client
+        from prefect.client.schemas.objects import State
         from prefect.states import AwaitingRetry
 
         from flows.runtime.stale_runs import RESTART_MESSAGE
@@ -220,5 +221,5 @@ class DeploymentRunner:
         cancelled = self._read_runs(("CANCELLED", "CANCELLING"))
         with get_client(sync_client=True) as client:
             for run in set(runs) & set(cancelled):
-                state = AwaitingRetry(message=RESTART_MESSAGE)
+                state: State[None] = AwaitingRetry(message=RESTART_MESSAGE)
                 client.set_flow_run_state(run, state, force=True)

@@ -69,7 +69,7 @@ class Interrupts:
             return
         self._is_main_interrupted = True
         self.received = self.received or signal.Signals(number)
-        raise KeyboardInterrupt(signal.Signals(number).name)
+        raise KeyboardInterrupt
 
     def _repeat_if_lost(self, unraisable: sys.UnraisableHookArgs) -> None:
         """Repeat the signal if its exception was raised in a callback (of a weak reference, of the

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, cast
-from uuid import UUID
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -110,7 +108,6 @@ class DeploymentRunner:
         from prefect.runner import Runner
 
         self._console = console
-        self._deployment_ids: list[UUID] = []
         self._runner = Runner(
             name="codegen",
             limit=None,
@@ -130,8 +127,7 @@ class DeploymentRunner:
         from prefect.deployments.runner import DeploymentApplyError
 
         try:
-            deployment_id = cast(UUID, self._runner.add_deployment(deployment))
-            self._deployment_ids.append(deployment_id)
+            self._runner.add_deployment(deployment)
         except DeploymentApplyError as error:  # Its message quotes the whole request.
             message = str(error)[:_MAX_MESSAGE_CHARS]
             raise CodegenError(
@@ -142,9 +138,6 @@ class DeploymentRunner:
 
     def run(self, check: Callable[[], None]) -> None:
         """Run flows until a signal arrives; then cancel the active flow runs.
-
-        After SIGTERM, as of a preempted machine, the cancelled runs are scheduled again, for the
-        next process that serves their deployments.
 
         Args:
             check: called at each poll; it raises to stop the runner.
@@ -164,7 +157,6 @@ class DeploymentRunner:
 
         thread = threading.Thread(target=run_loop, name="runner", daemon=True)
         thread.start()
-        active_runs: list[UUID] = []
         try:
             while thread.is_alive():
                 thread.join(_POLL_INTERVAL_S)
@@ -176,50 +168,7 @@ class DeploymentRunner:
                 fix="check Prefect's server and start this command again; missed runs are started "
                 "then",
             ) from cause
-        except KeyboardInterrupt as interrupt:
-            if interrupt.args == (signal.SIGTERM.name,):
-                active_runs = self._read_runs(("RUNNING", "PENDING"))
-            raise
         finally:
             if thread.is_alive():
                 asyncio.run_coroutine_threadsafe(self._runner.astop(), loop)
                 thread.join(_GRACE_S)
-            if active_runs:
-                self._schedule_again(active_runs)
-
-    def _read_runs(self, state_types: Sequence[str]) -> list[UUID]:
-        """Return the flow runs of the deployments in a state; does not retry, since a signal leaves
-        little time."""
-        from prefect.client.orchestration import get_client
-        from prefect.client.schemas.filters import (
-            FlowRunFilter,
-            FlowRunFilterDeploymentId,
-            FlowRunFilterState,
-            FlowRunFilterStateType,
-        )
-        from prefect.client.schemas.objects import StateType
-        from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
-
-        types = [StateType(name) for name in state_types]
-        run_filter = FlowRunFilter(
-            deployment_id=FlowRunFilterDeploymentId(any_=self._deployment_ids),
-            state=FlowRunFilterState(type=FlowRunFilterStateType(any_=types)),
-        )
-        no_retry = temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0})
-        with no_retry, get_client(sync_client=True) as client:
-            return [run.id for run in client.read_flow_runs(flow_run_filter=run_filter)]
-
-    def _schedule_again(self, runs: Sequence[UUID]) -> None:
-        """Schedule those of the runs that were cancelled, or are being cancelled: their processes
-        end with this process."""
-        from prefect.client.orchestration import get_client
-        from prefect.client.schemas.objects import State
-        from prefect.states import AwaitingRetry
-
-        from flows.runtime.stale_runs import RESTART_MESSAGE
-
-        cancelled = self._read_runs(("CANCELLED", "CANCELLING"))
-        with get_client(sync_client=True) as client:
-            for run in set(runs) & set(cancelled):
-                state: State[None] = AwaitingRetry(message=RESTART_MESSAGE)
-                client.set_flow_run_state(run, state, force=True)

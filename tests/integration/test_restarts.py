@@ -130,22 +130,3 @@ def test_a_run_that_crashes_too_often_fails(project: Stack) -> None:
     project.until(lambda: project.state(run)["type"] == "FAILED")
     assert "max_restarts" in project.state(run)["message"]
     assert not project.trainers()
-
-
-def test_a_run_continues_after_sigterm_when_its_deployment_is_served_again(
-    tmp_path: Path, fixture_archives: FixtureArchives
-) -> None:
-    folder = tmp_path / "project"
-    name = "codegen-preempted"
-    with running_stack(folder, fixture_archives) as stack:
-        run = start_training(stack, name)
-        wait_for_steps(stack, name, 12, num_restarts=0)
-    assert not stack.trainers()
-    stack = Stack(folder, fixture_archives)
-    try:
-        stack.until(lambda: stack.state(run)["type"] == "COMPLETED")
-        (restart,) = read_restarts(Path(checkpoint_of(stack, name).address) / RESTARTS_FILE)
-        assert restart.resumed_step >= 5
-    finally:
-        stack.process.terminate()
-        stack.process.wait()

@@ -17,7 +17,9 @@ command line prints these three lines without a traceback; any other exception i
     |   |-- PortInUseError             the rendezvous port of its ranks
     |   |-- StageLockedError           another trainer uses the folder of the stage
     |   |-- BudgetError                another step would exceed the budget
-    |   `-- OutOfMemoryError           a rank ran out of device memory
+    |   |-- OutOfMemoryError           a rank ran out of device memory
+    |   `-- StageInterruptedError      preempted, or a rank crashed: a restart may succeed
+    |       `-- StageStalledError      no rank made progress
     |-- EvaluationError                a benchmark that could not be run
     |   `-- SandboxUnavailableError    no isolation, so no execution
     `-- TrackingError                  MLflow did not answer, or refused
@@ -103,6 +105,14 @@ class BudgetError(TrainingError):
 
 class OutOfMemoryError(TrainingError):
     """A rank ran out of device memory."""
+
+
+class StageInterruptedError(TrainingError):
+    """A stage was preempted or a rank crashed; restarting it may succeed."""
+
+
+class StageStalledError(StageInterruptedError):
+    """No rank of a stage made progress."""
 
 
 class EvaluationError(CodegenError):

@@ -1,4 +1,4 @@
-"""Exclusive locks between the processes of a host.
+"""Exclusive and shared locks between the processes of a host.
 
 The kernel holds a lock (flock) exactly as long as its process lives, so no lease has to expire. A
 file beside the lock names the holder for people. Network file systems are not supported.
@@ -11,6 +11,7 @@ is opened through a symbolic link.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
@@ -88,6 +89,21 @@ def exclusive_lock(path: Path, purpose: str, timeout_s: float | None = None) -> 
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+@contextmanager
+def shared_lock(path: Path, purpose: str) -> Iterator[None]:
+    """Hold a lock during the block together with other processes that share it; wait, and log who
+    holds it, while a process has it exclusively (`exclusive_lock`)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = path.with_name(f"{path.name}.holder")
+            logger.warning("%s waits: %s", purpose, _holder_message(holder))
+            fcntl.flock(file, fcntl.LOCK_SH)
+        yield
 
 
 def _open_no_link(path: str, flags: int) -> int:

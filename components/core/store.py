@@ -20,7 +20,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
@@ -46,7 +46,7 @@ from components.core.files import (
     write_jsonl,
 )
 from components.core.fingerprint import fingerprint, list_files
-from components.core.locks import exclusive_lock
+from components.core.locks import exclusive_lock, shared_lock
 from components.core.paths import require_file_name
 from components.core.provenance import provenance
 from components.core.remote_errors import open_file_system
@@ -56,6 +56,9 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 MANIFEST_FORMAT = 2
 """Stored in every manifest. The manifests of codegen 0.1, the first format, do not state one."""
+
+USERS_LOCK = ".users.lock"
+"""In the scratch folder: shared by flow runs, exclusive while artifacts are removed."""
 
 _NUM_PROPOSED = 3
 """Labels that an error proposes for an unknown label."""
@@ -172,12 +175,22 @@ class Store:
         return BuildResult(artifact, reused=False)
 
     @contextmanager
-    def build_lock(self, kind: Kind, name: str, recipe: str) -> Iterator[Path]:
-        """Hold the lock for building or copying an artifact on this host; yields the folder for the
-        build."""
+    def build_lock(
+        self, kind: Kind, name: str, recipe: str, timeout_s: float | None = None
+    ) -> Iterator[Path]:
+        """Hold the lock for building, copying or removing an artifact on this host; yields the
+        folder for the build.
+
+        Raises:
+            TimeoutError: another process still holds the lock after `timeout_s`.
+        """
         building = self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
-        with exclusive_lock(Path(f"{building}.lock"), f"build {kind}/{building.name}"):
+        with exclusive_lock(Path(f"{building}.lock"), f"build {kind}/{building.name}", timeout_s):
             yield building
+
+    def use(self, purpose: str) -> AbstractContextManager[None]:
+        """Keep artifacts from being removed (`components.core.prune`) during a block."""
+        return shared_lock(self.scratch / USERS_LOCK, purpose)
 
     def _publish(self, published: Manifest, building: Path) -> None:
         artifact = published.artifact

@@ -41,8 +41,8 @@ _NOT_FOUND_CODES = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 
 _PARITY_TAG = "logit_parity"
 """Tag of a version: the measured logit difference and the code and packages that measured it."""
-_FILES_TAG = "files"
-_FILES_COMPLETE = "complete"
+FILES_TAG = "files"
+FILES_COMPLETE = "complete"
 """Tag of a logged model whose files are all uploaded."""
 
 
@@ -260,7 +260,7 @@ def _upload_model_files(
     """Return the logged model of a checkpoint after uploading its files, if incomplete."""
     client = run.tracking.client
     model = run.log_output_model(checkpoint)
-    if model.tags.get(_FILES_TAG) == _FILES_COMPLETE:
+    if model.tags.get(FILES_TAG) == FILES_COMPLETE:
         return model
     description = Model(
         artifact_path=model.artifact_location,
@@ -272,7 +272,7 @@ def _upload_model_files(
         write_model_files(folder, Path(scratch), model=description, card=card)
         client.log_model_artifacts(model.model_id, str(folder), CHECKPOINT_FOLDER)
         client.log_model_artifacts(model.model_id, scratch)
-    client.set_logged_model_tags(model.model_id, {_FILES_TAG: _FILES_COMPLETE})
+    client.set_logged_model_tags(model.model_id, {FILES_TAG: FILES_COMPLETE})
     return model
 
 

@@ -341,6 +341,14 @@ class TrainingExecution(ParallelLayout):
     checkpoint_every_steps: int = Field(default=100, ge=1)
     """Steps between checkpoints inside a stage. An interrupted stage repeats at most these, and the
     steps that were computed while the last checkpoint was written."""
+    stall_factor: float | None = Field(default=50.0, gt=0)
+    """End a stage as stalled if no rank makes progress for this number of median step times, but at
+    least for `stall_min_s`. None: never."""
+    stall_min_s: float = Field(default=300.0, gt=0)
+    """Minimum time without progress in a step before a stage counts as stalled (assumption)."""
+    stall_phase_s: float = Field(default=3600.0, gt=0)
+    """The same for start, loading, first step (compilation), evaluation, saving and writing the
+    result (assumption: the largest model over a network)."""
     keep_last: int = Field(default=2, ge=1)
     """Newest checkpoints inside a stage to retain."""
     keep_every_steps: int | None = Field(default=None, ge=1)

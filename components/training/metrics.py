@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Self
 
-from components.core.config import Config
+from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError
-from components.core.files import parse_json, write_jsonl
+from components.core.files import parse_json, read_jsonl, write_jsonl
 from components.training.budget import Usage
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,41 @@ class StepMetrics(Config):
     def usage(self) -> Usage:
         """Time and devices of this stage so far."""
         return Usage(elapsed_s=self.elapsed_s, device_s=self.device_s)
+
+
+class Restart(Config):
+    """An attempt that continued an interrupted attempt of a stage."""
+
+    resumed_step: int
+    """Step of the checkpoint; 0: there was none, so the stage started again."""
+    lost_steps: int
+    """Finished steps of the interrupted attempt that are repeated."""
+    damaged_steps: ListOrTuple[int] = ()
+    """Steps of newer checkpoints that were damaged."""
+
+
+def record_restart(
+    path: Path, metrics: Path, resumed_step: int, damaged_steps: Sequence[int]
+) -> None:
+    """Append a restart to a file, unless this is the first attempt of the stage.
+
+    Args:
+        metrics: the metrics file, with the lines of the interrupted attempt.
+    """
+    steps = [line.step for line in read_metrics(metrics)]
+    if not steps and not resumed_step:
+        return
+    restart = Restart(
+        resumed_step=resumed_step,
+        lost_steps=max(0, max(steps, default=0) - resumed_step),
+        damaged_steps=tuple(damaged_steps),
+    )
+    write_jsonl(path, [entry.model_dump() for entry in [*read_restarts(path), restart]])
+
+
+def read_restarts(path: Path) -> list[Restart]:
+    """The restarts of a stage, oldest first; an empty list if there is no file."""
+    return [Restart.parse(line) for line in read_jsonl(path)] if path.exists() else []
 
 
 class MetricsFile:

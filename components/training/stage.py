@@ -48,6 +48,7 @@ from components.training.distributed import (
 )
 from components.training.hardware import Hardware, measure_hardware, select_device
 from components.training.launch.failure import wrap_os_errors
+from components.training.launch.heartbeat import HeartbeatWriter
 from components.training.metrics import read_metrics
 from components.training.model_build import build_model, open_weights
 from components.training.monitors import (
@@ -90,8 +91,9 @@ def run_rank(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         wrap_os_errors(folder),
         exclusive_trainer(folder / WORK_FOLDER, rank),
         wrap_disk_full(f"training stage {file.run.stage}"),
+        HeartbeatWriter(folder / WORK_FOLDER, rank) as heartbeat,
     ):
-        _train(folder, file, rank, local_rank)
+        _train(folder, file, heartbeat, rank, local_rank)
 
 
 @contextmanager
@@ -114,15 +116,19 @@ def exclusive_trainer(work: Path, rank: int, timeout_s: float = _LOCK_TIMEOUT_S)
         yield
 
 
-def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
+def _train(
+    folder: Path, file: RunFile, heartbeat: HeartbeatWriter, rank: int, local_rank: int
+) -> None:
     run = file.run
     device = select_device(file.execution, local_rank)
     # These fail before the rendezvous, in which the other ranks would wait.
     check_fp16_support(file.execution)
     open_split(run, file.execution.streaming)
     weights = open_weights(run)
+    heartbeat.report("joining the other ranks")
     init_process_group(device)
     execution, hardware = _resolve_execution(folder, file, device)
+    heartbeat.report("loading a checkpoint")
     checkpoints = CheckpointManager(folder / WORK_FOLDER, run, execution, hardware.precision)
     resume_point = checkpoints.find_resume_point()
     config = deepspeed_config(
@@ -138,6 +144,7 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         write_json(folder / DEEPSPEED_FILE, config)
         set_wandb_variables(config, monitor_folder, folder / WORK_FOLDER)
     check_config(config)
+    heartbeat.report("loading the model")
     model = build_model(run.model, weights, device, hardware.precision, config)
     apply_execution(model, execution, device)
     engine, inherited_updates = _build_engine(model, run, config, resume_point)
@@ -161,10 +168,12 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
         batches=Batches.for_rank(run, execution, rank),
         held_out=HeldOutEvaluator(run, execution),
         checkpoints=checkpoints,
+        heartbeat=heartbeat,
         inherited_updates=inherited_updates,
         clock=clock,
     )
     skip_state = trainer.train(folder, resume_point)
+    heartbeat.report("writing the result", run.config.steps)
     close_monitors(engine.monitor)
     checkpoints.finish()
     if run.save_optimizer_state:

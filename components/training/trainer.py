@@ -32,10 +32,11 @@ from components.training.checkpoint.manager import CheckpointManager, ResumePoin
 from components.training.config import TrainingExecution
 from components.training.distributed import broadcast_object, gather_values
 from components.training.hardware import Hardware, peak_memory_bytes
+from components.training.launch.heartbeat import HeartbeatWriter
 from components.training.launch.rank_process import is_preemption_requested, preemption_error
-from components.training.metrics import MetricsFile, StepMetrics
+from components.training.metrics import MetricsFile, StepMetrics, record_restart
 from components.training.monitors import log_step
-from components.training.run_file import METRICS_FILE, StageRun
+from components.training.run_file import METRICS_FILE, RESTARTS_FILE, StageRun
 from components.training.schedule import learning_rate
 from components.training.step_skipping import SkipState, StepSkipper
 from components.training.validation_loss import HeldOutEvaluator
@@ -103,6 +104,7 @@ class Trainer:
     batches: Batches
     held_out: HeldOutEvaluator
     checkpoints: CheckpointManager
+    heartbeat: HeartbeatWriter
     inherited_updates: int
     """Updates in the optimizer's moments when the stage started."""
     clock: StageClock | None
@@ -133,7 +135,10 @@ class Trainer:
             self.run.config.loss_spike_num_std,
             resume_point.skip_state if resume_point else SkipState(),
         )
+        self.heartbeat.report("reading a batch", steps_done)
         if self.clock:
+            damaged_steps = resume_point.damaged_steps if resume_point else ()
+            record_restart(folder / RESTARTS_FILE, folder / METRICS_FILE, steps_done, damaged_steps)
             with MetricsFile(folder / METRICS_FILE, after_step=steps_done) as metrics:
                 timer = _StepTimer(self.run, self.hardware.peak_flops, steps_done, self.clock)
                 for step in self._train_steps(steps_done, skipper):
@@ -170,12 +175,15 @@ class Trainer:
                     held_out=held_out,
                     evaluation_s=time.monotonic() - evaluation_start_s,
                 )
+                self.heartbeat.report("reading a batch", step)
                 checkpoint_wait_s = 0.0
                 is_due = step % self.execution.checkpoint_every_steps == 0
                 is_stopped = result.is_preempted or result.is_budget_spent
                 if step < last_step and (is_due or is_stopped):
                     checkpoint_wait_s = self._save(step, skipper, held_out)
+                    self.heartbeat.report("reading a batch")
                 if step < last_step and is_stopped:
+                    self.heartbeat.report("saving a checkpoint")
                     self.checkpoints.finish()
                     if result.is_preempted:
                         raise preemption_error(self.run.stage, step)
@@ -192,6 +200,7 @@ class Trainer:
     def _save(
         self, step: int, skipper: StepSkipper, held_out: dict[str, float | None] | None
     ) -> float:
+        self.heartbeat.report("saving a checkpoint", step)
         num_updates = self.inherited_updates + step - skipper.state.num_without_update
         score = _mean_score(held_out or {})
         return self.checkpoints.save(self.engine, step, num_updates, score, skipper.state)
@@ -200,6 +209,7 @@ class Trainer:
         interval = self.execution.eval_interval
         if not interval or (step % interval and step < self.run.config.steps):
             return None
+        self.heartbeat.report("evaluating", step)
         scores = self.held_out.bits_per_byte(self.engine, self.hardware.device)
         failed = [language for language, score in scores.items() if score is None]
         if failed and dist.get_rank() == 0:
@@ -213,6 +223,7 @@ class Trainer:
     def _train_step(
         self, step: int, micro_batches: list[Tensor], skipper: StepSkipper
     ) -> _StepResult:
+        self.heartbeat.report("computing the loss")
         self._set_learning_rate(step)
         losses: list[Tensor] = []
         for tokens_BT in micro_batches[:-1]:
@@ -222,6 +233,7 @@ class Trainer:
             self.engine.step()
         loss = self._forward(micro_batches[-1])
         losses.append(loss.detach())
+        self.heartbeat.report("updating the weights")
         stats = self._gather_batch_stats(losses, micro_batches)
         skip_reason = skipper.skip_reason(stats.losses)
         if skip_reason:

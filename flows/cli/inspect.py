@@ -1,4 +1,4 @@
-"""`codegen recipe, artifacts, lineage, why`: read-only views of recipes and of the store."""
+"""`codegen recipe, artifacts, lineage, why`: views of recipes and of the store, and its pruning."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from flows.cli.options import (
     artifact_summary,
     command,
     complete_from,
+    load_execution,
     load_recipe,
     print_json,
+    print_line,
     print_table,
     recipe_names,
 )
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from flows.settings.execution import Execution
 
 recipes = typer.Typer(no_args_is_help=True, help="List and show recipes.")
+
+artifacts = typer.Typer(invoke_without_command=True)
 
 Label = Annotated[str, typer.Argument(help="Artifact as KIND/NAME-RECIPE, as a run prints it.")]
 
@@ -57,9 +61,11 @@ def show_recipe(
     print_json(load_recipe(name, recipe_overrides, recipe_sources))
 
 
+@artifacts.callback()
 @command()
-def artifacts(
-    execution: Execution,
+def list_artifacts(
+    context: typer.Context,
+    execution_overrides: list[str],
     as_json: bool,
     *,
     kind: Annotated[
@@ -70,7 +76,9 @@ def artifacts(
         ),
     ] = "",
 ) -> None:
-    """List the artifacts of the store by age."""
+    """List the artifacts of the store by age; `prune` removes those that nothing needs."""
+    if context.invoked_subcommand is not None:
+        return
     from components.core.errors import ConfigError
 
     if kind and kind not in artifact_kinds():
@@ -79,7 +87,7 @@ def artifacts(
             expected=f"one of {', '.join(artifact_kinds())}",
             fix="choose one of these kinds",
         )
-    store = execution.open_store()
+    store = load_execution(execution_overrides).open_store()
     selected = [artifact for artifact in store.list_artifacts() if kind in ("", artifact.kind)]
     if as_json:
         print_json([artifact_summary(artifact) for artifact in selected])
@@ -89,6 +97,44 @@ def artifacts(
     for artifact in selected:
         created_at = artifact.provenance.get("created_at")
         typer.echo(f"{created_at}  {artifact.digest[:12]}  {artifact.label}")
+
+
+@artifacts.command()
+@command()
+def prune(
+    execution: Execution,
+    as_json: bool,
+    *,
+    keep: Annotated[
+        int,
+        typer.Option(min=1, help="Newest artifacts to keep for each recipe, kind and name."),
+    ] = 2,
+    yes: Annotated[bool, typer.Option("--yes", help="Remove. Without it, only list.")] = False,
+) -> None:
+    """Remove artifacts that nothing needs, and MLflow's copies of their weights. Without --yes,
+    nothing is removed.
+
+    Champions, previous champions, candidates and the newest artifacts stay, with all of their
+    inputs and results.
+    """
+    from rich.filesize import decimal
+
+    from flows.steps.prune import prune as prune_store
+
+    result = prune_store(execution, keep=keep, dry_run=not yes)
+    if as_json:
+        document = {**result._asdict(), "size_bytes": result.size_bytes, "removed": yes}
+        print_json(document)
+        return
+    rows = [(item.name, decimal(item.size_bytes), item.reason) for item in result.removals]
+    if rows:
+        print_table(["removed" if yes else "would be removed", "size", "reason"], rows)
+    for name in result.in_use:
+        print_line(f"{name} is in use and was not removed")
+    total = (
+        f"{len(rows)} items, {decimal(result.size_bytes)}; {len(result.kept_labels)} artifacts kept"
+    )
+    print_line(total if yes or not rows else f"{total}. Nothing was removed: add --yes to remove.")
 
 
 @command()

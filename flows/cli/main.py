@@ -55,7 +55,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
             "flows.cli.plan:plan",
             "Estimate memory, hours, disk and cost of a run before it starts.",
         ),
-        "artifacts": ("flows.cli.inspect:artifacts", "List the artifacts of the store by age."),
+        "artifacts": (
+            "flows.cli.inspect:artifacts",
+            "List the artifacts of the store by age; `prune` removes those that nothing needs.",
+        ),
         "lineage": (
             "flows.cli.inspect:lineage",
             "Show the inputs of an artifact, down to the raw corpora.",

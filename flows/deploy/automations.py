@@ -1,4 +1,4 @@
-"""Prefect automations: crash detection of silent runs, and notifications about events.
+"""Prefect automations: crash detection and restart of runs, and notifications about events.
 
 The Prefect server runs them, so they also work for a run whose process is gone. Users can edit or
 disable them in the Prefect UI; automations with existing names are not created again.
@@ -27,10 +27,14 @@ from components.core.errors import ConfigError
 from components.core.network import redact_credentials
 from flows.deploy.blocks import Email
 from flows.runtime.events import MODEL_RESOURCE, PROMOTED, REFUSED, ROLLED_BACK
+from flows.runtime.stale_runs import RESTART_MESSAGE
 from flows.servers.local_servers import require_healthy_prefect
 from flows.settings.execution import HEARTBEAT_S
 
+DEPLOYMENT_TAG = "codegen"
+"""Tag of all deployments and of their runs."""
 CRASH_AUTOMATION = "codegen: mark silent runs as Crashed"
+RESTART_AUTOMATION = "codegen: restart crashed runs of deployments"
 HEARTBEAT_TIMEOUT_S = 6 * HEARTBEAT_S
 """Longer than a run waits for an unreachable server (two minutes, `flows.settings.execution`) plus
 a heartbeat. The server counts its own downtime too, and would mark live runs as Crashed."""
@@ -39,6 +43,11 @@ _MAIL_SCHEMES = ("mailto", "mailtos")
 _HASH_DIGITS = 6
 """Digits of the hash of a URL, which distinguish URLs of a server without showing their secrets."""
 _RUN_RESOURCE_PREFIX = "prefect.flow-run."
+_OWN_RUNS_ONLY: dict[str, str | list[str]] = {
+    "prefect.resource.id": f"prefect.tag.{DEPLOYMENT_TAG}",
+    "prefect.resource.role": "tag",
+}
+"""Other projects may share the server."""
 _DEPLOYED_RUNS_ONLY: dict[str, str | list[str]] = {
     "prefect.resource.id": "prefect.deployment.*",
     "prefect.resource.role": "deployment",
@@ -64,7 +73,8 @@ NOTIFICATION_RULES = {
         ("prefect.flow-run.Failed", "prefect.flow-run.Crashed", "prefect.flow-run.TimedOut"),
         _RUN_RESOURCE_PREFIX,
         "{{ flow_run.name }}: {{ flow_run.state.name }}",
-        "{{ flow_run.state.message }}\nStart the run again to resume: {{ flow_run|ui_url }}",
+        "{{ flow_run.state.message }}\nA run that crashed restarts by itself, up to max_restarts. "
+        "Otherwise start it again to resume: {{ flow_run|ui_url }}",
         deployed_runs_only=True,
     ),
     "approval": NotificationRule(
@@ -89,9 +99,10 @@ NOTIFICATION_RULES = {
 
 
 def create_missing_automations() -> None:
-    """Create the crash detection unless it exists."""
-    if _find_automation(CRASH_AUTOMATION) is None:
-        _crash_automation().create()
+    """Create the crash detection and the restart unless they exist."""
+    for automation in (_crash_automation(), _restart_automation()):
+        if _find_automation(automation.name) is None:
+            automation.create()
 
 
 def subscribe(url: str, events: tuple[str, ...]) -> list[str]:
@@ -162,6 +173,38 @@ def _crash_automation() -> Automation:
                 state=StateType.CRASHED,
                 message=f"No heartbeat for {HEARTBEAT_TIMEOUT_S} s: the process or machine is "
                 "gone.",
+                force=False,
+            )
+        ],
+    )
+
+
+def _restart_automation() -> Automation:
+    """Return the automation that schedules a crashed run of a deployment again.
+
+    The run itself fails after too many restarts (`flows.runtime.stale_runs`), because automations
+    do not count.
+    """
+    return Automation(
+        name=RESTART_AUTOMATION,
+        description="Restarts a run of a deployment whose process or machine is gone, up to "
+        "max_restarts of its execution config. Cancelled and failed runs are not restarted.",
+        trigger=EventTrigger(
+            expect={"prefect.flow-run.Crashed"},
+            match=ResourceSpecification({"prefect.resource.id": f"{_RUN_RESOURCE_PREFIX}*"}),
+            match_related=[
+                ResourceSpecification(_DEPLOYED_RUNS_ONLY),
+                ResourceSpecification(_OWN_RUNS_ONLY),
+            ],
+            for_each={"prefect.resource.id"},
+            posture=Posture.Reactive,
+            threshold=1,
+        ),
+        actions=[
+            ChangeFlowRunState(
+                name="AwaitingRetry",
+                state=StateType.SCHEDULED,
+                message=RESTART_MESSAGE,
                 force=False,
             )
         ],

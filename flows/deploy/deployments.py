@@ -26,6 +26,7 @@ from prefect.types.entrypoint import EntrypointType
 from pydantic import ValidationError
 
 from components.core.errors import ConfigError
+from flows.deploy.automations import DEPLOYMENT_TAG
 from flows.evaluate import evaluate_model
 from flows.pipeline import pipeline
 from flows.prepare import refresh_data
@@ -133,7 +134,7 @@ def deployments(
             schedules=[_schedule(crons.get(flow_name), spec.cron, timezone)] if spec.cron else [],
             concurrency_limit=_concurrency_limit(spec),
             description=spec.flow.description,
-            tags=["codegen", *spec.tags],
+            tags=[DEPLOYMENT_TAG, *spec.tags],
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         created.append(cast(RunnerDeployment, deployment))  # A coroutine only in an event loop.

@@ -30,7 +30,11 @@ from components.core.errors import CodegenError
 from components.core.processes import skip_final_gc
 from components.core.store import BuildResult, Store
 from flows.runtime.prefect_artifacts import publish_mlflow_link
-from flows.runtime.stale_runs import mark_stale_runs_crashed, record_owner
+from flows.runtime.stale_runs import (
+    check_num_restarts,
+    mark_stale_runs_crashed,
+    record_owner,
+)
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 
@@ -41,8 +45,8 @@ T = TypeVar("T")
 
 _NUM_RETRIES = 2
 _RETRY_DELAY_S = 5
-"""Delay before the first retry; the second is twice as long. Assumption: networks recover in
-seconds or not at all."""
+"""Delay before the first retry; each further delay is twice as long. Assumption: networks recover
+in seconds or not at all."""
 
 _KINDS_SHOWN_IN_CHARTS = ("checkpoint", "evaluation")
 """Artifact kinds whose MLflow runs are compared in charts."""
@@ -77,12 +81,16 @@ class FlowContext:
         build: TrackedBuild,
         resumable: bool = False,
         tags: Mapping[str, str] | None = None,
+        retry_if: Callable[[object], bool] | None = None,
+        num_retries: int = _NUM_RETRIES,
     ) -> Artifact:
         """Return the artifact of this recipe, reused or built in a task; see `Store.get_or_build`.
 
         Args:
             title: name of the Prefect task and of the MLflow run.
             tags: tags of the MLflow run; `benchmark` is also logged with an evaluation.
+            retry_if: see `task`.
+            num_retries: see `task`. Each attempt has an MLflow run of its own.
         """
 
         def step(run: TrackedRun) -> BuildResult:
@@ -107,7 +115,14 @@ class FlowContext:
         run_name = title
         if kind in _KINDS_SHOWN_IN_CHARTS:  # Charts need distinct names for runs of two recipes.
             run_name = f"{title} {recipe_hash(config, parents, code_version)[:6]}"
-        return self.task(title, step, tags=tags, run_name=run_name).artifact
+        return self.task(
+            title,
+            step,
+            tags=tags,
+            run_name=run_name,
+            retry_if=retry_if,
+            num_retries=num_retries,
+        ).artifact
 
     def task(
         self,
@@ -116,6 +131,7 @@ class FlowContext:
         *,
         tags: Mapping[str, str] | None = None,
         retry_if: Callable[[object], bool] | None = None,
+        num_retries: int = _NUM_RETRIES,
         run_name: str | None = None,
     ) -> T:
         """Run a step as a Prefect task with an MLflow child run.
@@ -126,7 +142,8 @@ class FlowContext:
             title: name of the task.
             step: the body; receives the MLflow child run.
             tags: tags of the MLflow run.
-            retry_if: whether an error is transient; such errors are retried twice.
+            retry_if: whether an error is transient; only such errors are retried.
+            num_retries: maximum number of retries.
             run_name: name of the MLflow run if it differs from `title`.
 
         Raises:
@@ -149,7 +166,7 @@ class FlowContext:
             name=title,
             task_run_name=title,
             cache_policy=NO_CACHE,
-            retries=_NUM_RETRIES if retry_if else 0,
+            retries=num_retries if retry_if else 0,
             retry_delay_seconds=exponential_backoff(_RETRY_DELAY_S),
             timeout_seconds=self.execution.step_timeout_s,
             retry_condition_fn=is_transient if retry_if else None,
@@ -204,9 +221,14 @@ def open_flow_context(
         skip_final_gc()  # Deployed flow runs have no command-line entry that would do this.
         execution.require_disk_space()
         mark_stale_runs_crashed(execution)
+        check_num_restarts(execution.max_restarts)
     store = execution.open_store()
     store.require_format()
-    with record_owner(execution), _open_run(recipe, execution, title, parent_run) as run:
+    with (
+        store.use(title),
+        record_owner(execution),
+        _open_run(recipe, execution, title, parent_run) as run,
+    ):
         publish_mlflow_link(run, execution, recipe.name)
         yield FlowContext(recipe, execution, store, run)
 

@@ -86,6 +86,9 @@ class Execution(Config):
     step_timeout_s: float | None = Field(default=None, gt=0)
     """Seconds after which a step is stopped and its run fails; a new run resumes. Waiting for the
     training lock does not count. None: no limit."""
+    max_restarts: int = Field(default=3, ge=0)
+    """Automatic restarts after a crash, a preemption or a stall (assumption): of a training stage,
+    and of the run of a deployment whose process is gone."""
     evaluation_workers: int = Field(default=2, ge=1)
     """Number of processes that execute generated code, each in its own sandbox."""
     sandbox: SandboxKind | None = None

@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact, recipe_hash
-from components.core.errors import ConfigError
+from components.core.errors import (
+    CodegenError,
+    ConfigError,
+    RemoteError,
+    StageInterruptedError,
+    TrainingError,
+)
 from components.core.fingerprint import sha256_file
 from components.core.locks import exclusive_lock, user_lock_path
 from flows.runtime.context import FlowContext
 from flows.runtime.prefect_artifacts import stage_progress
 from flows.runtime.training_view import format_step, training_view
+from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 from flows.steps.corpora import corpus_uri
 from flows.steps.training_budget import excess_warning, usage_of_stages
 
 if TYPE_CHECKING:  # Imports MLflow and torch.
     from components.registry.tracking import TrackedRun
-    from components.training.metrics import StepMetrics
+    from components.training.metrics import Restart, StepMetrics
     from components.training.run_file import StageRun
+
+logger = logging.getLogger(__name__)
 
 
 def stages_to_train(recipe: Recipe, last_stage: str | None) -> list[str]:
@@ -82,7 +92,8 @@ def run_stage(
             towards the budget.
     """
     from components.training.launch.launcher import train_stage
-    from components.training.run_file import CODE_VERSION, DEEPSPEED_FILE
+    from components.training.metrics import read_restarts
+    from components.training.run_file import CODE_VERSION, DEEPSPEED_FILE, RESTARTS_FILE
 
     recipe = context.recipe
     num_steps = recipe.training.stages[stage].steps
@@ -93,6 +104,7 @@ def run_stage(
     name = f"{recipe.name}-{stage}"
     hash_value = recipe_hash(config, parents, CODE_VERSION)
     monitor_folder = context.execution.workspace_path / "monitors" / f"{name}-{hash_value[:12]}"
+    restarts = RestartPolicy(stage, context.execution)
 
     def build(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
         stage_run = _stage_run(context, stage, corpus, tokenizer, previous)
@@ -105,14 +117,18 @@ def run_stage(
         ):
 
             def on_step(step: StepMetrics) -> None:
+                metrics = step.model_dump(exclude_none=True)
+                if restarts.record_step(step.step):
+                    metrics |= _report_restarts(stage, read_restarts(folder / RESTARTS_FILE))
                 show(step)
                 update_progress(step.step, format_step(step, num_steps))
-                log_metrics(step.model_dump(exclude_none=True))
+                log_metrics(metrics)
                 warn_of_excess(step)
 
-            statistics = train_stage(
-                folder, stage_run, context.execution.training, on_step, monitor_folder, usage
-            )
+            with restarts.attempt():
+                statistics = train_stage(
+                    folder, stage_run, context.execution.training, on_step, monitor_folder, usage
+                )
         # The manifest of the checkpoint has the same digest.
         run.log_file(folder / DEEPSPEED_FILE)
         run.set_tags({"deepspeed_config": sha256_file(folder / DEEPSPEED_FILE)})
@@ -131,7 +147,108 @@ def run_stage(
             build=build,
             resumable=True,
             tags={"stage": stage},
+            retry_if=is_restartable,
+            num_retries=context.execution.max_restarts,
         )
+
+
+def is_restartable(error: object) -> bool:
+    """Whether an interrupted stage may succeed if it is started again."""
+    return isinstance(error, StageInterruptedError | RemoteError)
+
+
+class RestartPolicy:
+    """Decides over the attempts of a flow run whether a stage is started again.
+
+    The same failure twice at the same step, or a failure before the first step of a run, would
+    occur again. Ranks of another launcher are not restarted by the flow.
+    """
+
+    def __init__(self, stage: str, execution: Execution) -> None:
+        self._stage = stage
+        self._max_restarts = execution.max_restarts
+        self._is_external = execution.training.launcher == "environment"
+        self._num_failures = 0
+        self._step: int | None = None
+        """The last step of the current attempt."""
+        self._last_failure: tuple[str, int | None] | None = None
+
+    def record_step(self, step: int) -> bool:
+        """Record a step of the current attempt; returns whether it is the first."""
+        is_first = self._step is None
+        self._step = step
+        return is_first
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Raise the error of an attempt that must not be restarted as another class.
+
+        Raises:
+            TrainingError: the attempt failed like the one before.
+        """
+        self._step = None
+        try:
+            yield
+        except Exception as error:
+            if not is_restartable(error):
+                raise
+            raise self._judge(cast(CodegenError, error)) from error
+
+    def _judge(self, error: CodegenError) -> CodegenError:
+        """Return an error that `is_restartable` accepts if and only if the stage is restarted."""
+        self._num_failures += 1
+        failure = type(error).__name__, self._step
+        is_repeated = (
+            self._step is None if self._num_failures == 1 else failure == self._last_failure
+        )
+        self._last_failure = failure
+        if self._is_external or (is_repeated and self._num_failures == 1):
+            return TrainingError(error.got, expected=error.expected, fix=error.fix)
+        if is_repeated:
+            where = "before its first step" if self._step is None else f"after step {self._step}"
+            return TrainingError(
+                f"stage {self._stage} failed twice {where}, without progress in between: "
+                f"{error.got}",
+                expected=error.expected,
+                fix=error.fix,
+            )
+        if self._num_failures > self._max_restarts > 0:
+            return TrainingError(
+                f"stage {self._stage} failed again after {self._max_restarts} restarts: "
+                f"{error.got}",
+                expected=f"at most max_restarts, {self._max_restarts}, interruptions; "
+                f"{error.expected}",
+                fix=error.fix,
+            )
+        if self._max_restarts:
+            logger.warning(
+                "stage %s is restarted (%d of %d): %s",
+                self._stage,
+                self._num_failures,
+                self._max_restarts,
+                error.got,
+            )
+        return error
+
+
+def _report_restarts(stage: str, restarts: Sequence[Restart]) -> dict[str, int]:
+    """Log where a stage resumed and the repeated steps; returns metrics of all restarts."""
+    if not restarts:
+        return {}
+    last = restarts[-1]
+    damaged = ""
+    if last.damaged_steps:
+        steps = ", ".join(map(str, last.damaged_steps))
+        damaged = f" (damaged checkpoints of newer steps were removed: {steps})"
+    logger.warning(
+        "stage %s resumed after step %d%s; lost steps: %d",
+        stage,
+        last.resumed_step,
+        damaged,
+        last.lost_steps,
+    )
+    lost_steps = sum(restart.lost_steps for restart in restarts)
+    return {"restarts": len(restarts), "lost_steps": lost_steps}
 
 
 def _stage_run(

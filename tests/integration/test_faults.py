@@ -138,10 +138,11 @@ def test_a_run_completes_although_prefect_restarts_during_training(
         server.kill()
 
 
-def test_a_run_of_a_dead_machine_is_marked_crashed_and_another_resumes_it(
+def test_a_run_of_a_dead_machine_is_marked_crashed_and_restarts_by_itself(
     tmp_path: Path, fixture_archives: FixtureArchives
 ) -> None:
-    """An automation of the Prefect server marks the run after minutes without a heartbeat."""
+    """Automations of the server mark it after minutes without a heartbeat, and schedule it again
+    for another machine."""
     folder, server = new_project(tmp_path / "project"), Prefect(tmp_path)
     stacks: list[Stack] = []
     try:
@@ -153,14 +154,13 @@ def test_a_run_of_a_dead_machine_is_marked_crashed_and_another_resumes_it(
         stacks[0].until(lambda: any(metrics.glob("codegen-tiny-nl-*/observed/metrics.jsonl")))
         kill_process_tree_when(stacks[0].process, lambda: True)
         wait_until(
-            lambda: stacks[0].state(run)["type"] == "CRASHED",
+            lambda: stacks[0].state(run)["type"] in ("CRASHED", "SCHEDULED"),
             server.process,
             tmp_path / "prefect.log",
         )
 
         stacks.append(Stack(folder, fixture_archives, api=server.api))
-        resumed = stacks[1].run("train-stage/tiny", recipe=recipe, stage="nl")
-        assert stacks[1].end_of(resumed)["type"] == "COMPLETED"
+        stacks[1].until(lambda: stacks[1].state(run)["type"] == "COMPLETED")
         (checkpoint,) = (
             artifact
             for artifact in Store(folder / "var/store").list_artifacts()

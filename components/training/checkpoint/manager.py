@@ -66,6 +66,8 @@ class ResumePoint(NamedTuple):
     skip_state: SkipState
     is_universal: bool
     """The checkpoint is in DeepSpeed's universal format; the engine must be built for it."""
+    damaged_steps: tuple[int, ...] = ()
+    """Steps of newer checkpoints, which were damaged."""
 
     def restore(self, engine: Any) -> None:
         """Load the checkpoint into the engine. All ranks call this together."""
@@ -175,7 +177,7 @@ class CheckpointManager:
         checkpoint = latest_valid_checkpoint(self.folder)
         if checkpoint is None:
             return None
-        folder, manifest = checkpoint
+        folder, manifest, damaged_steps = checkpoint
         if manifest["run_fingerprint"] != self._run_fingerprint:
             raise TrainingError(
                 f"{folder} is a checkpoint of another run, {manifest['run_fingerprint'][:12]}",
@@ -200,6 +202,7 @@ class CheckpointManager:
                 skip_state["num_skipped"], skip_state["num_overflows"], tuple(skip_state["losses"])
             ),
             is_universal=is_universal,
+            damaged_steps=damaged_steps,
         )
 
     def _check_convertible(self, folder: Path, layout: dict[str, Any]) -> None:

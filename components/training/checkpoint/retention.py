@@ -37,6 +37,8 @@ class VerifiedCheckpoint(NamedTuple):
 
     folder: Path
     manifest: dict[str, Any]
+    damaged_steps: tuple[int, ...] = ()
+    """Steps of newer checkpoints, which were damaged and are removed."""
 
 
 def checkpoint_name(step: int) -> str:
@@ -69,7 +71,7 @@ def latest_valid_checkpoint(folder: Path) -> VerifiedCheckpoint | None:
         for path in damaged:
             logger.warning("the checkpoint %s is damaged; removing it, using an older one", path)
             remove_checkpoint(path)
-        return VerifiedCheckpoint(checkpoint, manifest)
+        return VerifiedCheckpoint(checkpoint, manifest, tuple(map(_step_of, damaged)))
     if damaged:
         raise TrainingError(
             f"all checkpoints of the stage are damaged: {', '.join(map(str, damaged))}",

@@ -21,6 +21,7 @@ from components.core.errors import (
     CodegenError,
     DiskFullError,
     OutOfMemoryError,
+    StageInterruptedError,
     StageLockedError,
     TrainingError,
 )
@@ -43,17 +44,26 @@ def report_failure(work: Path, rank: int, error: Exception) -> None:
     """Write the report, unless another rank was first or the error is a lost connection."""
     if any(message in str(error) for message in _LOST_CONNECTION_MESSAGES):
         return
-    report: dict[str, Any] = {"rank": rank, "kind": type(error).__name__}
     if isinstance(error, CodegenError):
-        report |= {"got": error.got, "expected": error.expected, "fix": error.fix}
+        report = _report_of(error)
     else:
         lines = "".join(traceback.format_exception(error)).splitlines()
-        report["lines"] = lines[-_NUM_LAST_LINES:]
-    document = json.dumps(report)
+        report = {"kind": type(error).__name__, "lines": lines[-_NUM_LAST_LINES:]}
+    document = json.dumps({"rank": rank, **report})
     # A report in the folder of another trainer would end that trainer.
     if not isinstance(error, StageLockedError):
         _write_report(work, document)
     print(f"{_LOG_PREFIX}{document}", flush=True)
+
+
+def write_failure(work: Path, error: CodegenError) -> None:
+    """Write a report of the launcher, so that the supervisors end their ranks."""
+    _write_report(work, json.dumps(_report_of(error)))
+
+
+def _report_of(error: CodegenError) -> dict[str, Any]:
+    parts = {"got": error.got, "expected": error.expected, "fix": error.fix}
+    return {"kind": type(error).__name__, **parts}
 
 
 def _write_report(work: Path, document: str) -> None:
@@ -150,8 +160,10 @@ def _is_disk_full(folder: Path) -> bool:
     return folder.exists() and shutil.disk_usage(folder).free < _MAX_REPORT_BYTES
 
 
-def _error_with_lines(stage: str, summary: str, lines: list[str], log: Path) -> TrainingError:
-    return TrainingError(
+def _error_with_lines(
+    stage: str, summary: str, lines: list[str], log: Path
+) -> StageInterruptedError:
+    return StageInterruptedError(
         "\n    ".join([f"stage {stage}: {summary}; the last lines are", *lines]),
         expected="every rank to reach the last step",
         fix=f"read {log}, then run the same command again to resume from the last checkpoint",

@@ -45,6 +45,8 @@ from components.training.launch.failure import (
     has_failure_report,
     wrap_os_errors,
 )
+from components.training.launch.heartbeat import clear_heartbeats
+from components.training.launch.watchdog import Watchdog
 from components.training.metrics import MetricsTail, StepMetrics, read_metrics
 from components.training.run_file import (
     DEEPSPEED_FILE,
@@ -97,7 +99,8 @@ def train_stage(
         ArtifactError: an input is absent or damaged.
         ConfigError: batch, execution config, corpus or initial checkpoint do not fit together, or
             DeepSpeed options cannot be used.
-        TrainingError: the loss diverged or a rank failed; the log is in `observed/train.log`.
+        TrainingError: the loss diverged; the log is in `observed/train.log`.
+        StageInterruptedError: the stage was preempted or stalled, or a rank crashed.
         BudgetError: another step would exceed the budget. The stage has a checkpoint, unless the
             earlier stages have used the budget.
         DiskFullError: no space for a checkpoint.
@@ -189,6 +192,8 @@ def _run_trainer(folder: Path, file: RunFile, on_step: OnStep) -> None:
     while True:
         with wrap_os_errors(folder):
             clear_failure(folder / WORK_FOLDER)
+            if not is_external:
+                clear_heartbeats(folder / WORK_FOLDER)
             file.write(folder)
         try:
             if is_external:
@@ -225,9 +230,11 @@ def _start_ranks(folder: Path, file: RunFile, tail: MetricsTail, on_step: OnStep
     log = folder / LOG_FILE
     log_start = log.stat().st_size if log.exists() else 0
     supervised_commands = [[*command, "--end-with-stdin"] for command in commands]
+    watchdog = Watchdog(folder, file)
     with _process_groups(supervised_commands, log) as processes:
         while _all_running(processes):
-            _report_steps(tail, on_step)
+            _report_steps(tail, on_step, watchdog)
+            watchdog.check()
             time.sleep(_POLL_INTERVAL_S)
     _report_steps(tail, on_step)
     if not (folder / RESULT_FILE).exists():
@@ -247,8 +254,10 @@ def _wait_for_ranks(folder: Path, file: RunFile, tail: MetricsTail, on_step: OnS
         file.execution.world_size,
         folder / RUN_FILE,
     )
+    watchdog = Watchdog(folder, file)
     while not has_failure_report(folder / WORK_FOLDER):
-        _report_steps(tail, on_step)
+        _report_steps(tail, on_step, watchdog)
+        watchdog.check()
         # The ranks remove the work folder last.
         if (folder / RESULT_FILE).exists() and not (folder / WORK_FOLDER).exists():
             return
@@ -303,8 +312,10 @@ def _end_process_groups(processes: list[subprocess.Popen[bytes]]) -> None:
         process.wait()
 
 
-def _report_steps(tail: MetricsTail, on_step: OnStep) -> None:
+def _report_steps(tail: MetricsTail, on_step: OnStep, watchdog: Watchdog | None = None) -> None:
     for metrics in tail.read():
+        if watchdog:
+            watchdog.record_step(metrics)
         on_step(metrics)
 
 

@@ -6,7 +6,9 @@ and Kubernetes operators set, or those of a Slurm task. MPI is not supported.
 `run_supervised` runs the rank in a child process, forked before large imports. A killed rank cannot
 report it, and ranks may wait for it in a collective for minutes (NCCL). The parent reports a death
 by a signal, and kills the rank `_GRACE_S` after another rank has reported a failure. If the parent
-is killed, the rank reports that and exits. Not covered: a host that fails completely.
+is killed, the rank reports that and exits. If the stage stalls, the parent writes the state of the
+rank's process and asks the rank for its stack (`heartbeat`). Not covered: a host that fails
+completely.
 
 SIGTERM (a preempted node, a cancelled flow) sets a flag that ranks exchange at every step, so all
 of them save a checkpoint and stop after the same step.
@@ -28,9 +30,10 @@ from typing import NamedTuple, NoReturn
 
 import psutil
 
-from components.core.errors import ConfigError, TrainingError
+from components.core.errors import ConfigError, StageInterruptedError
 from components.training.config import TrainingExecution
 from components.training.launch.failure import has_failure_report, report_failure
+from components.training.launch.heartbeat import answer_stack_request, has_stack_request
 
 _SLURM_VARIABLES = {
     "RANK": "SLURM_PROCID",
@@ -138,9 +141,9 @@ def is_preemption_requested() -> bool:
     return _preemption.is_set()
 
 
-def preemption_error(stage: str, step: int) -> TrainingError:
+def preemption_error(stage: str, step: int) -> StageInterruptedError:
     """The error that ends a preempted stage, after its checkpoint is saved."""
-    return TrainingError(
+    return StageInterruptedError(
         f"stage {stage} was preempted (SIGTERM); checkpoint saved at step {step}",
         expected="no interruption before the last step",
         fix="run the same command again to resume",
@@ -170,19 +173,23 @@ def run_supervised(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # A terminal sends it to the child as well.
     if end_with_stdin:
         threading.Thread(target=_follow_stdin, args=(child,), daemon=True).start()
-    exit_code = _wait_for_rank(child, work)
+    exit_code = _wait_for_rank(child, work, rank)
     if exit_code < 0:
         report_failure(work, rank, _killed_error(rank, signal.Signals(-exit_code)))
     sys.exit(int(exit_code != 0))
 
 
-def _wait_for_rank(child: int, work: Path) -> int:
+def _wait_for_rank(child: int, work: Path, rank: int) -> int:
     """Wait for the rank. Returns its exit code, negative for a signal."""
     deadline: float | None = None
+    has_answered = False
     while True:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
             return os.waitstatus_to_exitcode(status)
+        if not has_answered and has_stack_request(work):
+            has_answered = True
+            answer_stack_request(work, rank, child)
         if deadline is None and has_failure_report(work):
             deadline = time.monotonic() + _GRACE_S
         if deadline is not None and time.monotonic() > deadline:
@@ -190,11 +197,11 @@ def _wait_for_rank(child: int, work: Path) -> int:
         time.sleep(_POLL_INTERVAL_S)
 
 
-def _killed_error(rank: int, killed_by: signal.Signals) -> TrainingError:
+def _killed_error(rank: int, killed_by: signal.Signals) -> StageInterruptedError:
     fix = "run the same command again to resume from the last checkpoint"
     if killed_by == signal.SIGKILL:
         fix += "; if the system killed it for lack of memory, use a smaller micro_batch"
-    return TrainingError(
+    return StageInterruptedError(
         f"rank {rank} on host {socket.gethostname()} was killed by {killed_by.name}",
         expected="every rank to reach the last step",
         fix=fix,

@@ -103,6 +103,7 @@ def test_a_damaged_newest_checkpoint_is_removed_and_the_previous_checkpoint_is_u
     latest = latest_valid_checkpoint(tmp_path)
     assert latest
     assert (latest.folder.name, latest.manifest["step"]) == (checkpoint_name(6), 6)
+    assert latest.damaged_steps == (8,)
     assert f"{tmp_path / checkpoint_name(8)} is damaged" in caplog.text
     assert steps(tmp_path) == [4, 6]
 

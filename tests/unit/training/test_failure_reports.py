@@ -15,6 +15,7 @@ from components.core.errors import (
     CodegenError,
     ConfigError,
     DiskFullError,
+    StageInterruptedError,
     StageLockedError,
     TrainingError,
 )
@@ -40,7 +41,7 @@ def test_another_error_is_reported_with_its_last_lines(tmp_path: Path) -> None:
     except KeyError as error:
         report_failure(tmp_path, 3, error)
     raised = explain_failure(tmp_path, tmp_path / "observed" / "train.log", "mono")
-    assert type(raised) is TrainingError
+    assert type(raised) is StageInterruptedError
     assert raised.got.startswith("stage mono: rank 3 failed")
     assert raised.got.endswith("KeyError: 'missing'")
     assert "observed/train.log" in raised.fix

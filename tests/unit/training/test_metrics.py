@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from components.training.metrics import MetricsFile, StepMetrics, read_metrics
+from components.training.metrics import (
+    MetricsFile,
+    Restart,
+    StepMetrics,
+    read_metrics,
+    read_restarts,
+    record_restart,
+)
 
 
 def step(number: int) -> StepMetrics:
@@ -38,6 +45,23 @@ def test_a_resumed_stage_drops_later_lines_and_appends(tmp_path: Path, truncated
         assert read_metrics(path) == [step(1), step(2), step(3)]
         file.append(step(4))
     assert read_metrics(path) == [step(1), step(2), step(3), step(4)]
+
+
+def test_a_restart_is_recorded_with_its_lost_steps(tmp_path: Path) -> None:
+    path, metrics = tmp_path / "observed" / "restarts.jsonl", tmp_path / "metrics.jsonl"
+    record_restart(path, metrics, 0, ())
+    assert not read_restarts(path), "the first attempt"
+    with MetricsFile(metrics, after_step=0) as file:
+        for number in range(1, 8):
+            file.append(step(number))
+    record_restart(path, metrics, 4, (6,))
+    record_restart(path, metrics, 7, ())
+    record_restart(path, metrics, 0, ())
+    assert read_restarts(path) == [
+        Restart(resumed_step=4, lost_steps=3, damaged_steps=(6,)),
+        Restart(resumed_step=7, lost_steps=0),
+        Restart(resumed_step=0, lost_steps=7),
+    ]
 
 
 def test_a_line_of_an_older_version_can_be_read(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ command line prints these three lines without a traceback; any other exception i
     |   |-- PortInUseError             the rendezvous port of its ranks
     |   |-- StageLockedError           another trainer uses the folder of the stage
     |   `-- OutOfMemoryError           a rank ran out of device memory
+    |-- StageGateError                 a stage did not pass the gate to the next stages
     |-- EvaluationError                a benchmark that could not be run
     |   `-- SandboxUnavailableError    no isolation, so no execution
     `-- TrackingError                  MLflow did not answer, or refused
@@ -98,6 +99,10 @@ class StageLockedError(TrainingError):
 
 class OutOfMemoryError(TrainingError):
     """A rank ran out of device memory."""
+
+
+class StageGateError(CodegenError):
+    """A stage did not pass its gate, so the stages that start from it were not trained."""
 
 
 class EvaluationError(CodegenError):

@@ -45,7 +45,7 @@ from components.core.files import (
     write_jsonl,
 )
 from components.core.fingerprint import fingerprint, list_files
-from components.core.locks import exclusive_lock
+from components.core.locks import exclusive_lock, is_locked
 from components.core.paths import require_file_name
 from components.core.provenance import provenance
 from components.core.remote_errors import open_file_system
@@ -174,9 +174,17 @@ class Store:
     def build_lock(self, kind: Kind, name: str, recipe: str) -> Iterator[Path]:
         """Hold the lock for building or copying an artifact on this host; yields the folder for the
         build."""
-        building = self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
-        with exclusive_lock(Path(f"{building}.lock"), f"build {kind}/{building.name}"):
+        building = self.building_folder(kind, name, recipe)
+        with exclusive_lock(_lock_path(building), f"build {kind}/{building.name}"):
             yield building
+
+    def building_folder(self, kind: Kind, name: str, recipe: str) -> Path:
+        """Return the folder in which an artifact is built, whether it exists or not."""
+        return self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
+
+    def is_building(self, kind: Kind, name: str, recipe: str) -> bool:
+        """Whether a process of this host is building an artifact now."""
+        return is_locked(_lock_path(self.building_folder(kind, name, recipe)))
 
     def _publish(self, published: Manifest, building: Path) -> None:
         artifact = published.artifact
@@ -366,6 +374,10 @@ class Store:
                     self.fs.get_file(f"{artifact.address}/{file.path}", str(target))
             partial.rename(folder)
         return folder
+
+
+def _lock_path(building: Path) -> Path:
+    return Path(f"{building}.lock")
 
 
 def _require_format(address: str, manifest: dict[str, Any]) -> None:

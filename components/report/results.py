@@ -39,6 +39,19 @@ class RegisteredVersion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageGateResult:
+    """The decision at the gate between a stage and the stages that start from it."""
+
+    stage: str
+    outcome: str
+    requirements: tuple[str, ...]
+    """Each with the measured value."""
+    decided_by: str
+    decided_at: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResults:
     """A run of the pipeline."""
 
@@ -61,6 +74,7 @@ class RunResults:
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Skipped measurements and the reasons."""
     registered: tuple[RegisteredVersion, ...] = ()
+    stage_gates: tuple[StageGateResult, ...] = ()
     reused: frozenset[str] = frozenset()
     """Labels of the artifacts that existed before this run."""
     tracking_uri: str = ""

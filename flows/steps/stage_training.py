@@ -25,6 +25,10 @@ if TYPE_CHECKING:  # Imports MLflow and torch.
     from components.training.run_file import StageRun
 
 
+TRAINING_TAG = "training"
+"""Tag of the MLflow run of a training: the label that its checkpoint gets."""
+
+
 def stages_to_train(recipe: Recipe, last_stage: str | None) -> list[str]:
     """Return the stages that lead to `last_stage`, or all trained stages of the recipe if None.
 
@@ -152,7 +156,7 @@ def run_stage(
             code_version=CODE_VERSION,
             build=build,
             resumable=True,
-            tags={"stage": stage},
+            tags={"stage": stage, TRAINING_TAG: f"checkpoint/{name}-{hash_value[:12]}"},
         )
 
 

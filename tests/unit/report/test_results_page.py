@@ -14,6 +14,7 @@ from components.core.errors import ArtifactError
 from components.core.store import Store
 from components.report import RunResults, render_html, render_text
 from components.report.bits_per_byte_section import python_claim
+from components.report.results import StageGateResult
 
 
 @pytest.fixture
@@ -106,6 +107,28 @@ def test_the_stage_table_is_computed_from_the_metrics(run: Run) -> None:
         ["5.000", "3.000"],
         ["3.500", "2.000"],
     ]
+
+
+def test_the_gates_between_stages_are_in_the_training_section(run: Run) -> None:
+    decision = StageGateResult(
+        stage="nl",
+        outcome="approved",
+        requirements=("bits_per_byte/nl/English is at most 2: 2.5",),
+        decided_by="grace",
+        decided_at="2031-02-03T04:05:06+00:00",
+        reason="<i>good enough</i>",
+    )
+    page = page_of(run, stage_gates=(decision,))
+    (row,) = table(page, "Gates between stages")
+    assert row == [
+        "NL",
+        "approved",
+        "bits_per_byte/nl/English is at most 2: 2.5",
+        "grace",
+        "2031-02-03T04:05:06+00:00",
+        "<i>good enough</i>",
+    ]
+    assert "Gates between stages" not in page_of(run).text
 
 
 def test_the_loss_curves_are_consecutive_on_a_common_axis(run: Run) -> None:

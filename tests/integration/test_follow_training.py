@@ -62,7 +62,7 @@ class Project:
     def follow(self, *options: str) -> list[dict[str, Any]]:
         """Follow the training; return the evaluated checkpoints."""
         output = self.codegen("eval", "follow", *RECIPE, *options, "--json")
-        return list(json.loads(output[output.index("\n[") :]))
+        return list(json.loads(output[output.index("\n[\n") :]))
 
     def saved_steps(self) -> tuple[int, ...]:
         """Return the steps of the checkpoints in the folder of the training."""

@@ -7,6 +7,7 @@ prune the checkpoint at any time. The trainer never changes a file of a complete
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import shutil
 from pathlib import Path
@@ -94,15 +95,20 @@ def export_weights(
 
 def _merge_partitions(checkpoint: Path) -> dict[str, Any]:
     """Return the fp32 weights that ZeRO partitioned over the ranks."""
-    from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+    # DeepSpeed logs and prints to standard output, which belongs to the command.
+    logger = logging.getLogger("DeepSpeed")
+    logger.disabled = True
+    try:
+        from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-    # DeepSpeed prints its progress.
-    with (
-        open(os.devnull, "w") as devnull,
-        contextlib.redirect_stdout(devnull),
-        contextlib.redirect_stderr(devnull),
-    ):
-        weights: dict[str, Any] = get_fp32_state_dict_from_zero_checkpoint(
-            str(checkpoint), tag=ENGINE_FOLDER
-        )
+        with (
+            open(os.devnull, "w") as devnull,
+            contextlib.redirect_stdout(devnull),
+            contextlib.redirect_stderr(devnull),
+        ):
+            weights: dict[str, Any] = get_fp32_state_dict_from_zero_checkpoint(
+                str(checkpoint), tag=ENGINE_FOLDER
+            )
+    finally:
+        logger.disabled = False
     return weights

@@ -284,9 +284,9 @@ class Store:
         self.fs.invalidate_cache()
         self._has_known_format = True
 
-    def list_artifacts(self) -> Iterator[Artifact]:
-        """Yield every published artifact, oldest first."""
-        paths = self.fs.glob(f"{self.root}/*/*/{MANIFEST}")
+    def list_artifacts(self, labels: str = "*/*") -> Iterator[Artifact]:
+        """Yield every published artifact whose label matches a pattern, oldest first."""
+        paths = self.fs.glob(f"{self.root}/{labels}/{MANIFEST}")
         artifacts = [self._manifest(path.rsplit("/", 1)[0]).artifact for path in paths]
         yield from sorted(artifacts, key=lambda item: str(item.provenance.get("created_at")))
 

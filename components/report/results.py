@@ -69,6 +69,8 @@ class RunResults:
     validation: tuple[Artifact, ...] = ()
     evaluations: Mapping[tuple[str, Measurement], Artifact]
     """Evaluations by stage and measurement; a skipped benchmark is absent."""
+    during_training: Mapping[str, Mapping[int, Artifact]] = field(default_factory=dict)
+    """Bits per byte of checkpoints inside a stage, by stage and tokens of the stage."""
     samples: tuple[Artifact, ...] = ()
     """The sample sets that the evaluations graded."""
     skipped: Mapping[str, str] = field(default_factory=dict)

@@ -94,21 +94,14 @@ class FollowedTraining(NamedTuple):
         """Return the checkpoint of the finished stage."""
         return self.store.find("checkpoint", self.name, self.recipe_hash)
 
-    def exported(self, step: int) -> Artifact | None:
-        """Return the exported checkpoint after a step."""
-        recipe = self._hash(self.config(step))
-        return self.store.find("checkpoint", self.step_name(step), recipe)
-
-    def exported_steps(self) -> list[int]:
-        """Return the steps whose checkpoints were exported, by this or an earlier follower."""
-        prefix = f"{self.name}-step-"
-        steps = []
-        for artifact in self.store.list_artifacts():
-            suffix = artifact.name.removeprefix(prefix)
-            is_step = artifact.kind == "checkpoint" and artifact.name.startswith(prefix)
-            if is_step and suffix.isdecimal() and self.exported(int(suffix)):
-                steps.append(int(suffix))
-        return sorted(steps)
+    def exported_steps(self) -> dict[int, Artifact]:
+        """Return the checkpoints inside the stage that were exported before, by step."""
+        exported = {}
+        for artifact in self.store.list_artifacts(f"checkpoint/{self.name}-step-*"):
+            step = artifact.statistics.get("steps")
+            if isinstance(step, int) and artifact.recipe_hash == self._hash(self.config(step)):
+                exported[step] = artifact
+        return exported
 
     def saved_steps(self) -> dict[int, Path]:
         """Return the folders of the checkpoints inside the stage by step, oldest first."""
@@ -157,6 +150,35 @@ def find_training(
                 fix=f"follow stage {name} first: --stage {name}",
             )
     return followed
+
+
+def scores_during_training(
+    context: FlowContext,
+    prepared: Mapping[str, Artifact],
+    tokenizer: Artifact,
+    init_checkpoint: Artifact | None,
+    evaluations: Mapping[str, Artifact],
+) -> dict[str, dict[int, Artifact]]:
+    """Return bits per byte of the checkpoints inside each stage, by stage and tokens of the stage.
+
+    Args:
+        evaluations: bits per byte of the finished stages; only equal protocols are comparable.
+    """
+    by_stage: dict[str, dict[int, Artifact]] = {}
+    for stage, finished in evaluations.items():
+        training = find_training(context, stage, prepared, tokenizer, init_checkpoint)
+        steps = {artifact.digest: step for step, artifact in training.exported_steps().items()}
+        by_stage[stage] = {}
+        protocol = finished.statistics.get("protocol")
+        for evaluation in context.store.list_artifacts(f"evaluation/{training.name}-step-*"):
+            inputs = {parent.role: parent.digest for parent in evaluation.parents}
+            step = steps.get(inputs.get("checkpoint", ""))
+            expected = {parent.role: parent.digest for parent in finished.parents}
+            expected["checkpoint"] = inputs.get("checkpoint", "")
+            is_comparable = evaluation.statistics.get("protocol") == protocol and inputs == expected
+            if step is not None and is_comparable:
+                by_stage[stage][_num_tokens(training, step)] = evaluation
+    return by_stage
 
 
 def link_training_run(context: FlowContext, training: FollowedTraining) -> None:
@@ -210,7 +232,7 @@ def follow_training(
             expected="a training that runs, was interrupted or is finished, with the same recipe",
             fix="start it, for example with `codegen train`, or wait for it with --wait",
         )
-    exported_steps = training.exported_steps()
+    exported = training.exported_steps()
     points: dict[int, EvaluatedCheckpoint] = {}
     skipped: set[int] = set()
 
@@ -222,10 +244,10 @@ def follow_training(
         is_running = training.is_running()
         finished = training.finished()
         saved = training.saved_steps()
-        for step in sorted({*saved, *exported_steps} - points.keys() - skipped):
+        for step in sorted({*saved, *exported} - points.keys() - skipped):
             checkpoint = None
             if step % every_steps == 0:
-                checkpoint = training.exported(step) or _export(context, training, saved[step])
+                checkpoint = exported.get(step) or _export(context, training, saved[step])
             if checkpoint:
                 add(step, f"{training.stage} step {step}", checkpoint)
             else:

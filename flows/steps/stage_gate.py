@@ -22,7 +22,7 @@ from flows.runtime.prefect_artifacts import publish_markdown
 from flows.steps.approval import ApprovalForm, current_user, wait_for_answer
 
 if TYPE_CHECKING:  # Imports MLflow.
-    from components.registry.stage_gate import StageDecision, StageGateRequest
+    from components.registry.stage_gate import Outcome, StageDecision, StageGateRequest
     from components.registry.tracking import TrackedRun
 
 
@@ -118,7 +118,7 @@ class StageGates:
         if answer.name == TIMED_OUT and not answer.approve:
             self._record(request.decision("stopped", TIMED_OUT, answer.reason))
             return
-        outcome = "approved" if answer.approve else "rejected"
+        outcome: Outcome = "approved" if answer.approve else "rejected"
         decision = request.decision(outcome, answer.name, answer.reason)
         self._record(decision, is_answer=True)
 

@@ -1,4 +1,4 @@
-"""Evaluation of the checkpoints of a stage that was killed, resumed and finished."""
+"""Evaluation of the checkpoints of a stage that was killed, and that is resumed meanwhile."""
 
 from __future__ import annotations
 
@@ -130,18 +130,28 @@ def test_each_checkpoint_of_a_training_is_evaluated_once(
         for language, value in expected[corpus].items():
             assert values[f"bits_per_byte/{corpus}/{language}"] == pytest.approx(value, rel=1e-12)
 
-    # The finished training has one point more, and the earlier checkpoints are reused.
+    # A follower that waits sees the resumed training to its end; earlier checkpoints are reused.
+    follower = project.start("eval", "follow", *RECIPE, "--wait", "--json")
     project.codegen("train", *RECIPE, *EXECUTION)
+    output, _ = follower.communicate(timeout=500)
+    assert follower.returncode == 0, output
     assert project.saved_steps() == ()
-    labels = set(project.artifacts())
-    finished = project.follow()
-    assert finished[:-1] == points
+    finished = json.loads(output[output.index("\n[\n") :])
+    assert finished[: len(points)] == points
     assert finished[-1]["step"] == STEPS
-    assert finished[-1]["tokens"] == STEPS * BATCH_TOKENS
-    new = [project.artifacts()[label] for label in set(project.artifacts()) - labels]
-    assert [artifact.name for artifact in new] == ["codegen-tiny-nl-bits-per-byte"]
+    assert finished[-1]["checkpoint"] == _label_of_stage(project)
     tokens = _logged_metrics(project, "evaluation_by_tokens")
     assert list(tokens) == [point["tokens"] for point in finished]
+
+
+def _label_of_stage(project: Project) -> str:
+    """Return the label of the finished stage."""
+    (label,) = (
+        label
+        for label, artifact in project.artifacts().items()
+        if artifact.name == "codegen-tiny-nl" and artifact.statistics.get("steps") == STEPS
+    )
+    return label
 
 
 def _logged_metrics(project: Project, family: str) -> dict[int, float]:

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from prefect import flow
+from pydantic import PositiveInt
 
 from components.core.artifact import Artifact
 from components.core.config import Config
@@ -25,7 +26,6 @@ from flows.steps.follow import (
     EvaluatedCheckpoint,
     find_training,
     follow_training,
-    link_training_run,
     single_follower,
 )
 from flows.steps.report import publish_scores
@@ -143,7 +143,7 @@ def follow(
     execution: Execution,
     stage: str,
     benchmarks: tuple[str, ...] = (BITS_PER_BYTE,),
-    every_steps: int = 1,
+    every_steps: PositiveInt = 1,
     wait: bool = False,
 ) -> list[EvaluatedCheckpoint]:
     """Evaluate the checkpoints of a stage while it is trained, until the training ends.
@@ -161,16 +161,15 @@ def follow(
         ConfigError: the stage does not exist or is not in training, or another process follows it.
     """
     stages_to_train(recipe, stage)  # Raises an error for an unknown stage.
-    protocols = {
-        name: load_protocol(name, recipe, execution) for name in benchmarks if name != BITS_PER_BYTE
-    }
+    protocols = [
+        load_protocol(name, recipe, execution) for name in benchmarks if name != BITS_PER_BYTE
+    ]
     init_checkpoint = find_init_checkpoint(recipe, execution, None)
     corpora = prepare(recipe, execution, init_checkpoint=init_checkpoint)
     with open_flow_context(recipe, execution, f"follow {stage}", None) as context:
         training = find_training(
-            context, stage, corpora.prepared, corpora.tokenizer, init_checkpoint
+            context, stage, corpora.prepared, corpora.tokenizer, init_checkpoint, wait=wait
         )
-        link_training_run(context, training)
         with single_follower(training), ExitStack() as stack:
             session = stack.enter_context(BenchmarkSession(context)) if protocols else None
 
@@ -180,9 +179,9 @@ def follow(
                     evaluations["bits_per_byte"] = run_bits_per_byte(
                         context, title, checkpoint, corpora.prepared
                     )
-                for name, protocol in protocols.items():
+                for protocol in protocols:
                     if session:
-                        evaluations[name] = run_benchmark(
+                        evaluations[protocol.name] = run_benchmark(
                             context, title, checkpoint, protocol, session
                         )
                 return evaluations

@@ -126,11 +126,16 @@ def find_training(
     prepared: Mapping[str, Artifact],
     tokenizer: Artifact,
     init_checkpoint: Artifact | None,
+    *,
+    wait: bool = False,
 ) -> FollowedTraining:
     """Return the training of a stage of the recipe.
 
+    Args:
+        wait: wait until the stage that it starts from is trained.
+
     Raises:
-        ConfigError: the stage that it starts from is not trained yet.
+        ConfigError: that stage is not trained, and `wait` is false.
     """
     training = context.recipe.training
     initial = init_checkpoint
@@ -141,14 +146,15 @@ def find_training(
         followed = FollowedTraining(context.recipe, name, context.store, parents)
         if name == stage:
             break
-        initial = followed.finished()
-        if initial is None:
-            raise ConfigError(
-                f"stage {stage} of {context.recipe.name} is not in training: stage {name}, which "
-                "leads to it, is not finished",
-                expected="a stage whose training has started",
-                fix=f"follow stage {name} first: --stage {name}",
-            )
+        while (initial := followed.finished()) is None:
+            if not wait:
+                raise ConfigError(
+                    f"stage {stage} of {context.recipe.name} is not in training: stage {name}, "
+                    "which leads to it, is not finished",
+                    expected="a stage whose training has started",
+                    fix=f"follow stage {name} first with --stage {name}, or wait with --wait",
+                )
+            time.sleep(_POLL_INTERVAL_S)
     return followed
 
 
@@ -181,11 +187,14 @@ def scores_during_training(
     return by_stage
 
 
-def link_training_run(context: FlowContext, training: FollowedTraining) -> None:
-    """Tag the MLflow run of the follower with its training and the newest run that trains it."""
-    tags = {"stage": training.stage, TRAINING_TAG: training.label}
-    query = f"tags.{TRAINING_TAG} = '{training.label}' and tags.kind = 'checkpoint'"
-    if run := context.run.tracking.find_last_run(query):
+def _link_training_run(context: FlowContext, training: FollowedTraining) -> None:
+    """Tag the MLflow run of the follower with the run that trained the stage, or is training it."""
+    tags = {"stage": training.stage, "follows": training.label}
+    query = f"tags.{TRAINING_TAG} = '{training.label}'"
+    tracking = context.run.tracking
+    run = tracking.find_last_run(f"{query} and tags.reused = 'false'")
+    run = run or tracking.find_last_run(query)
+    if run:
         tags["training_run"] = run.info.run_id
     context.run.set_tags(tags)
 
@@ -238,6 +247,7 @@ def follow_training(
 
     def add(step: int, title: str, checkpoint: Artifact) -> None:
         points[step] = _evaluate_checkpoint(context, training, step, title, checkpoint, evaluate)
+        _link_training_run(context, training)
 
     while True:
         # Read first: a training that ends during the search is searched once more.

@@ -59,9 +59,19 @@ class Project:
         assert process.returncode == 0, output
         return str(output)
 
-    def follow(self, *options: str) -> list[dict[str, Any]]:
-        """Follow the training; return the evaluated checkpoints."""
-        output = self.codegen("eval", "follow", *RECIPE, *options, "--json")
+    def start_follower(self, *options: str) -> Any:
+        """Start to follow the training, with a benchmark of a single problem."""
+        problem = {"task_id": "mine/1", "prompt": "def f():\n", "entry_point": "f"}
+        test = "def check(candidate):\n    assert candidate() == 1\n"
+        path = self.folder / "mine.jsonl"
+        path.write_text(json.dumps({**problem, "test": test}) + "\n")
+        benchmarks = ("--benchmark", "bits-per-byte", "--benchmark", str(path))
+        return self.start("eval", "follow", *RECIPE, *benchmarks, *options, "--json")
+
+    def end_follower(self, follower: Any) -> list[dict[str, Any]]:
+        """Wait for a follower, and return the evaluated checkpoints."""
+        output, _ = follower.communicate(timeout=500)
+        assert follower.returncode == 0, output
         return list(json.loads(output[output.index("\n[\n") :]))
 
     def saved_steps(self) -> tuple[int, ...]:
@@ -88,9 +98,10 @@ def test_each_checkpoint_of_a_training_is_evaluated_once(
     saved = project.saved_steps()
     assert saved[:3] == FIRST_SAVED
 
-    points = project.follow()
+    points = project.end_follower(project.start_follower())
     assert [point["step"] for point in points] == list(saved)
     assert [point["tokens"] for point in points] == [step * BATCH_TOKENS for step in saved]
+    assert {point["metrics"]["mine/pass@1"] for point in points} == {0.0}
     assert project.saved_steps() == saved  # Still there to resume from.
     artifacts = project.artifacts()
     assert [artifacts[point["checkpoint"]].digest for point in points] == [
@@ -131,12 +142,10 @@ def test_each_checkpoint_of_a_training_is_evaluated_once(
             assert values[f"bits_per_byte/{corpus}/{language}"] == pytest.approx(value, rel=1e-12)
 
     # A follower that waits sees the resumed training to its end; earlier checkpoints are reused.
-    follower = project.start("eval", "follow", *RECIPE, "--wait", "--json")
+    follower = project.start_follower("--wait")
     project.codegen("train", *RECIPE, *EXECUTION)
-    output, _ = follower.communicate(timeout=500)
-    assert follower.returncode == 0, output
+    finished = project.end_follower(follower)
     assert project.saved_steps() == ()
-    finished = json.loads(output[output.index("\n[\n") :])
     assert finished[: len(points)] == points
     assert finished[-1]["step"] == STEPS
     assert finished[-1]["checkpoint"] == _label_of_stage(project)

@@ -1,9 +1,9 @@
 """Evaluation of the checkpoints inside a stage while it is trained.
 
-Each checkpoint is held (linked, so that the trainer may prune it), exported as an artifact with a
-digest, and evaluated like a finished stage. Artifacts are reused, so each checkpoint is evaluated
-once, and an interrupted follower continues. The metrics of all checkpoints are logged to the MLflow
-run of the follower, over steps and over tokens of the stage.
+Each checkpoint is linked into a snapshot, so that the trainer may prune it, exported as an artifact
+with a digest, and evaluated like a finished stage. Artifacts are reused, so each checkpoint is
+evaluated once, and an interrupted follower continues. The metrics of all checkpoints are logged to
+the MLflow run of the follower, over steps and over tokens of the stage.
 """
 
 from __future__ import annotations
@@ -272,30 +272,30 @@ def follow_training(
 def _export(context: FlowContext, training: FollowedTraining, saved: Path) -> Artifact | None:
     """Return a checkpoint inside a stage as an artifact; None if it was pruned meanwhile or is
     damaged."""
-    from components.training.checkpoint.export import hold_checkpoint
+    from components.training.checkpoint.export import snapshot_checkpoint
 
-    holds = Path(f"{training.folder}.held")
+    folder = Path(f"{training.folder}.snapshot")
     try:
-        held = hold_checkpoint(saved, holds)
-        if held is None:
+        snapshot = snapshot_checkpoint(saved, folder)
+        if snapshot is None:
             logger.warning("the checkpoint %s was pruned meanwhile or is damaged", saved.name)
             return None
-        return _publish_weights(context, training, held)
+        return _publish_weights(context, training, snapshot)
     finally:
-        shutil.rmtree(holds, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish_weights(
-    context: FlowContext, training: FollowedTraining, held: VerifiedCheckpoint
+    context: FlowContext, training: FollowedTraining, snapshot: VerifiedCheckpoint
 ) -> Artifact:
     from components.training.checkpoint.export import export_weights
     from components.training.run_file import CODE_VERSION
 
-    recipe, step = context.recipe, int(held.manifest["step"])
+    recipe, step = context.recipe, int(snapshot.manifest["step"])
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
         tokenizer = context.store.fetch_verified(training.parents["tokenizer"])
-        export_weights(held, recipe.model, tokenizer, folder)
+        export_weights(snapshot, recipe.model, tokenizer, folder)
         return {
             "steps": step,
             "tokens": _num_tokens(training, step),

@@ -19,7 +19,7 @@ from fixtures.training import (
 from components.core.errors import TrainingError
 from components.model.huggingface import load_checkpoint
 from components.model.transformer import CodeGen
-from components.training.checkpoint.export import export_weights, hold_checkpoint
+from components.training.checkpoint.export import export_weights, snapshot_checkpoint
 from components.training.checkpoint.retention import VerifiedCheckpoint, checkpoint_name
 from components.training.launch.launcher import train_stage
 from components.training.run_file import WORK_FOLDER, StageRun
@@ -55,9 +55,9 @@ def test_the_exported_weights_are_those_of_the_step(
     with pytest.raises(StageStopped):
         train_stage(folder, run, execution, stop_after(folder, SAVED_STEP))
     saved = folder / WORK_FOLDER / checkpoint_name(SAVED_STEP)
-    held = hold_checkpoint(saved, tmp_path / "held")
-    assert held
-    export_weights(held, run.model, Path(run.tokenizer.folder), tmp_path / "exported")
+    snapshot = snapshot_checkpoint(saved, tmp_path / "snapshot")
+    assert snapshot
+    export_weights(snapshot, run.model, Path(run.tokenizer.folder), tmp_path / "exported")
     exported = load_checkpoint(tmp_path / "exported")
     atol = 5e-4 if precision == "fp32" else 2e-2
     for name, parameter in expected.named_parameters():

@@ -107,7 +107,7 @@ def test_each_checkpoint_of_a_training_is_evaluated_once(
     assert [artifacts[point["checkpoint"]].digest for point in points] == [
         point["digest"] for point in points
     ]
-    assert not list(project.folder.glob("var/store/.building/*/*.held"))
+    assert not list(project.folder.glob("var/store/.building/*/*.snapshot"))
     assert _logged_metrics(project, "evaluation") == {
         point["step"]: point["metrics"]["bits_per_byte/nl/English"] for point in points
     }

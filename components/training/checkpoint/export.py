@@ -1,7 +1,8 @@
 """Weights of a checkpoint inside a stage as a Hugging Face folder, while training continues.
 
-A reader first holds the checkpoint: it links the files into a folder of its own, so the trainer can
-prune the checkpoint at any time. The trainer never changes a file of a complete checkpoint.
+A reader first takes a snapshot: it links the files of the checkpoint into a folder of its own, so
+the trainer can prune the checkpoint at any time. The trainer never changes a file of a complete
+checkpoint.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _MODEL_FILE = "mp_rank_00_model_states.pt"
 """DeepSpeed's file with the weights if they are not partitioned (ZeRO 0)."""
 
 
-def hold_checkpoint(checkpoint: Path, folder: Path) -> VerifiedCheckpoint | None:
+def snapshot_checkpoint(checkpoint: Path, folder: Path) -> VerifiedCheckpoint | None:
     """Link the files of a checkpoint into a folder, and verify them there.
 
     Args:
@@ -40,16 +41,16 @@ def hold_checkpoint(checkpoint: Path, folder: Path) -> VerifiedCheckpoint | None
     Returns:
         The checkpoint in `folder`; None if it was pruned meanwhile or is damaged.
     """
-    held = folder / checkpoint.name
-    shutil.rmtree(held, ignore_errors=True)
+    snapshot = folder / checkpoint.name
+    shutil.rmtree(snapshot, ignore_errors=True)
     try:
-        shutil.copytree(checkpoint, held, copy_function=_link_or_copy)
+        shutil.copytree(checkpoint, snapshot, copy_function=_link_or_copy)
     except (FileNotFoundError, shutil.Error):
         if checkpoint.exists():
             raise
         return None
-    manifest = verify_checkpoint(held)
-    return None if manifest is None else VerifiedCheckpoint(held, manifest)
+    manifest = verify_checkpoint(snapshot)
+    return None if manifest is None else VerifiedCheckpoint(snapshot, manifest)
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from components.core.errors import TrainingError
 from components.core.fingerprint import list_files
-from components.training.checkpoint.export import hold_checkpoint
+from components.training.checkpoint.export import snapshot_checkpoint
 from components.training.checkpoint.retention import (
     PARTIAL_SUFFIX,
     checkpoint_name,
@@ -213,28 +213,28 @@ def test_the_newest_the_best_and_every_nth_checkpoint_are_retained(
     assert steps(tmp_path) == expected
 
 
-def test_a_held_checkpoint_survives_pruning(tmp_path: Path) -> None:
+def test_a_snapshot_survives_pruning(tmp_path: Path) -> None:
     work = tmp_path / "work"
     for step in (1, 2, 3):
         add_checkpoint(work, step)
-    held = hold_checkpoint(work / checkpoint_name(1), tmp_path / "held")
+    snapshot = snapshot_checkpoint(work / checkpoint_name(1), tmp_path / "snapshot")
     prune_checkpoints(work, keep_last=1, keep_every_steps=None)
     assert steps(work) == [3]
-    assert held
-    assert held.manifest["step"] == 1
-    assert (held.folder / "engine" / "state.pt").read_bytes() == b"state of step 1"
+    assert snapshot
+    assert snapshot.manifest["step"] == 1
+    assert (snapshot.folder / "engine" / "state.pt").read_bytes() == b"state of step 1"
     # A leftover of a killed reader is replaced.
-    assert hold_checkpoint(work / checkpoint_name(3), tmp_path / "held")
-    assert hold_checkpoint(work / checkpoint_name(3), tmp_path / "held")
+    assert snapshot_checkpoint(work / checkpoint_name(3), tmp_path / "snapshot")
+    assert snapshot_checkpoint(work / checkpoint_name(3), tmp_path / "snapshot")
 
 
-def test_a_pruned_or_damaged_checkpoint_is_not_held(tmp_path: Path) -> None:
+def test_a_pruned_or_damaged_checkpoint_has_no_snapshot(tmp_path: Path) -> None:
     pruned = add_checkpoint(tmp_path / "work", 1)
     remove_checkpoint(pruned)
-    assert hold_checkpoint(pruned, tmp_path / "held") is None
+    assert snapshot_checkpoint(pruned, tmp_path / "snapshot") is None
     damaged = add_checkpoint(tmp_path / "work", 2)
     (damaged / "engine" / "state.pt").write_bytes(b"state of step 9")
-    assert hold_checkpoint(damaged, tmp_path / "held") is None
+    assert snapshot_checkpoint(damaged, tmp_path / "snapshot") is None
     assert steps(tmp_path / "work") == [2]  # The trainer decides about it.
 
 
@@ -246,8 +246,8 @@ def test_files_are_copied_if_they_cannot_be_linked(
 
     checkpoint = add_checkpoint(tmp_path / "work", 1)
     monkeypatch.setattr("os.link", refuse)
-    held = hold_checkpoint(checkpoint, tmp_path / "held")
-    assert held
-    state = held.folder / "engine" / "state.pt"
+    snapshot = snapshot_checkpoint(checkpoint, tmp_path / "snapshot")
+    assert snapshot
+    state = snapshot.folder / "engine" / "state.pt"
     assert state.read_bytes() == b"state of step 1"
     assert state.stat().st_nlink == 1

@@ -20,7 +20,7 @@ from components.evaluation.bits_per_byte import run_bits_per_byte
 if TYPE_CHECKING:
     from conftest import FixtureArchives
 
-pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(1800)]
 
 STEPS = 30
 FIRST_SAVED = (4, 8, 12)
@@ -55,7 +55,7 @@ class Project:
     def codegen(self, *arguments: str) -> str:
         """Run `codegen ...`, which must succeed, and return its output."""
         process = self.start(*arguments)
-        output, _ = process.communicate(timeout=500)
+        output, _ = process.communicate(timeout=900)
         assert process.returncode == 0, output
         return str(output)
 
@@ -70,7 +70,7 @@ class Project:
 
     def end_follower(self, follower: Any) -> list[dict[str, Any]]:
         """Wait for a follower, and return the evaluated checkpoints."""
-        output, _ = follower.communicate(timeout=500)
+        output, _ = follower.communicate(timeout=900)
         assert follower.returncode == 0, output
         return list(json.loads(output[output.index("\n[\n") :]))
 
@@ -89,7 +89,7 @@ def test_each_checkpoint_of_a_training_is_evaluated_once(
 ) -> None:
     project = Project(tmp_path / "project", fixture_archives)
     refused = project.start("eval", "follow", *RECIPE)
-    output, _ = refused.communicate(timeout=500)
+    output, _ = refused.communicate(timeout=900)
     assert refused.returncode == 1
     assert "stage nl of codegen-tiny is not in training" in output
 

@@ -19,7 +19,7 @@ from flows.settings.recipes import tiny
 if TYPE_CHECKING:
     from conftest import FixtureArchives
 
-pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(1800)]
 
 ENGLISH = "bits_per_byte/nl/English"
 REASON = "<b>enough for a demonstration</b>"
@@ -34,7 +34,7 @@ class Project:
     def codegen(self, *arguments: str) -> tuple[int, str]:
         """Run `codegen ...` to its end; return its exit status and output."""
         process = start_codegen(self.folder, self.archives, *arguments, OMP_NUM_THREADS="1")
-        output, _ = process.communicate(timeout=500)
+        output, _ = process.communicate(timeout=900)
         return process.returncode, output
 
     def run(self, command: str, recipe: str, gates: dict[str, object]) -> tuple[int, str]:

@@ -31,7 +31,8 @@ SAVED_STEP = 4
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> StageRun:
-    return toy_run(tmp_path_factory.mktemp("inputs"), SHORT_STAGE)
+    """A stage that is stopped long before its end."""
+    return toy_run(tmp_path_factory.mktemp("inputs"), SHORT_STAGE.replace(steps=5_000))
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,11 @@ def test_the_exported_weights_are_those_of_the_step(
 ) -> None:
     folder = tmp_path / "stage"
     execution = EXECUTION.replace(
-        zero_stage=zero_stage, precision=precision, checkpoint_every_steps=SAVED_STEP
+        zero_stage=zero_stage,
+        precision=precision,
+        checkpoint_every_steps=SAVED_STEP,
+        keep_last=1_000,
+        eval_interval=0,
     )
     with pytest.raises(StageStopped):
         train_stage(folder, run, execution, stop_after(folder, SAVED_STEP))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
 
 from prefect import flow
 from pydantic import PositiveInt
@@ -17,8 +16,8 @@ from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 from flows.steps.benchmark import (
     BenchmarkSession,
-    find_mtpb_file,
-    load_protocol,
+    find_protocol,
+    load_recipe_protocols,
     run_benchmark,
     run_bits_per_byte,
 )
@@ -33,38 +32,28 @@ from flows.steps.resolve_model import resolve_model
 from flows.steps.stage_training import stages_to_train
 from flows.train import find_init_checkpoint, prepare_and_train
 
-if TYPE_CHECKING:  # Imports more than the definition of a flow needs.
-    from components.report.results import Measurement
-
 
 class Evaluations(Config):
     """Evaluations of checkpoints by stage, and reasons for skipped benchmarks."""
 
     bits_per_byte: dict[str, Artifact]
-    humaneval: dict[str, Artifact]
-    mtpb: dict[str, Artifact]
+    """By stage."""
+    benchmarks: dict[str, dict[str, Artifact]]
+    """By benchmark and stage."""
     skipped: dict[str, str]
     """Reason by benchmark."""
 
     def of_stage(self, stage: str) -> dict[str, Artifact]:
-        """Return the evaluations of a stage by benchmark."""
-        benchmarks = {
-            "bits_per_byte": self.bits_per_byte,
-            "humaneval": self.humaneval,
-            "mtpb": self.mtpb,
-        }
-        return {name: stages[stage] for name, stages in benchmarks.items() if stage in stages}
+        """Return the evaluations of a stage by the name of its metrics."""
+        evaluations = {"bits_per_byte": self.bits_per_byte, **self.benchmarks}
+        return {name: stages[stage] for name, stages in evaluations.items() if stage in stages}
 
-    def by_stage(self) -> dict[tuple[str, Measurement], Artifact]:
-        """Return all evaluations by stage and benchmark."""
-        benchmarks: dict[Measurement, dict[str, Artifact]] = {
-            "bits-per-byte": self.bits_per_byte,
-            "humaneval": self.humaneval,
-            "mtpb": self.mtpb,
-        }
+    def by_stage(self) -> dict[tuple[str, str], Artifact]:
+        """Return all evaluations by stage and measurement, as the report names them."""
+        evaluations = {"bits-per-byte": self.bits_per_byte, **self.benchmarks}
         return {
             (stage, name): evaluation
-            for name, stages in benchmarks.items()
+            for name, stages in evaluations.items()
             for stage, evaluation in stages.items()
         }
 
@@ -83,22 +72,22 @@ def evaluate(
     corpora, checkpoints = prepare_and_train(recipe, execution, corpora, checkpoints, parent_run)
     with open_flow_context(recipe, execution, "evaluate", parent_run) as context:
         context.run.tracking.register_dvc_md5(corpora.raw.values())
-        mtpb_file = find_mtpb_file(context)
-        benchmarks = ("humaneval", "mtpb") if mtpb_file.path else ("humaneval",)
-        protocols = {name: load_protocol(name, recipe, execution) for name in benchmarks}
-        bits_per_byte: dict[str, Artifact] = {}
-        results: dict[str, dict[str, Artifact]] = {"humaneval": {}, "mtpb": {}}
+        protocols, skipped = load_recipe_protocols(context)
+        # Before the session, whose sampler keeps a model in the memory of the same devices.
+        bits_per_byte = {
+            stage: run_bits_per_byte(context, stage, checkpoint, corpora.prepared)
+            for stage, checkpoint in checkpoints.items()
+        }
+        benchmarks: dict[str, dict[str, Artifact]] = {name: {} for name in protocols}
         with BenchmarkSession(context) as session:
             for stage, checkpoint in checkpoints.items():
-                bits_per_byte[stage] = run_bits_per_byte(
-                    context, stage, checkpoint, corpora.prepared
-                )
                 for name, protocol in protocols.items():
-                    results[name][stage] = run_benchmark(
+                    benchmarks[name][stage] = run_benchmark(
                         context, stage, checkpoint, protocol, session
                     )
-        skipped = {} if mtpb_file.path else {"mtpb": mtpb_file.missing}
-        evaluations = Evaluations(bits_per_byte=bits_per_byte, skipped=skipped, **results)
+        evaluations = Evaluations(
+            bits_per_byte=bits_per_byte, benchmarks=benchmarks, skipped=skipped
+        )
         publish_scores(context, checkpoints, corpora.prepared, evaluations.by_stage(), skipped)
     return evaluations
 
@@ -111,7 +100,8 @@ def evaluate_model(
 
     Args:
         model: see `resolve_model`.
-        benchmarks: `humaneval`, `mtpb`, or a file in a format of `custom_benchmark`.
+        benchmarks: benchmarks of the paper or the recipe by name, or a file in a format of
+            `custom_benchmark`.
         recipe: provides the benchmark settings and the seed; its model and training are not used.
         execution: where and how fast.
 
@@ -119,10 +109,10 @@ def evaluate_model(
         The checkpoint, and its evaluations by benchmark.
 
     Raises:
-        ConfigError: the model does not exist, or the MTPB file is not available.
-        EvaluationError: a file is not a benchmark.
+        ConfigError: the model does not exist.
+        EvaluationError: a file is missing or is not a benchmark.
     """
-    protocols = {name: load_protocol(name, recipe, execution) for name in benchmarks}
+    protocols = {name: find_protocol(name, recipe, execution) for name in benchmarks}
     with open_flow_context(recipe, execution, "evaluate model", None) as context:
         checkpoint = resolve_model(context, model)
         with BenchmarkSession(context) as session:
@@ -162,7 +152,7 @@ def follow(
     """
     stages_to_train(recipe, stage)  # Raises an error for an unknown stage.
     protocols = [
-        load_protocol(name, recipe, execution) for name in benchmarks if name != BITS_PER_BYTE
+        find_protocol(name, recipe, execution) for name in benchmarks if name != BITS_PER_BYTE
     ]
     init_checkpoint = find_init_checkpoint(recipe, execution, None)
     corpora = prepare(recipe, execution, init_checkpoint=init_checkpoint)

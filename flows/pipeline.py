@@ -28,6 +28,7 @@ def pipeline(recipe: Recipe, execution: Execution) -> ReportPaths:
     """From raw archives to promoted models and a results report."""
     started_s = time.monotonic()
     run_provenance = provenance()
+    recipe.require_corpora()
     with open_flow_context(recipe, execution, "pipeline", None) as context:
         from components.report.results import RunResults
 
@@ -35,7 +36,13 @@ def pipeline(recipe: Recipe, execution: Execution) -> ReportPaths:
         context.run.log_params(recipe)
         context.task("check settings", lambda _: preflight_check(recipe, execution))
         init = find_init_checkpoint(recipe, execution, run_id)
-        corpora = prepare(recipe, execution, parent_run=run_id, init_checkpoint=init)
+        corpora = prepare(
+            recipe,
+            execution,
+            parent_run=run_id,
+            init_checkpoint=init,
+            stages=list(recipe.training.trained),
+        )
         checkpoints = train(recipe, execution, corpora, parent_run=run_id, init_checkpoint=init)
         evaluations = evaluate(recipe, execution, corpora, checkpoints, parent_run=run_id)
         promotions = promote(

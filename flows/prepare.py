@@ -9,7 +9,8 @@ from components.core.config import Config
 from flows.runtime.context import open_flow_context
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
-from flows.steps.corpora import RecipeCorpora
+from flows.steps.corpora import RecipeCorpora, find_prepared
+from flows.steps.epochs import check_expected_epochs, check_sampled_epochs
 from flows.steps.prepare_corpora import (
     build_tokenizer_step,
     check_same_tokenizer,
@@ -40,6 +41,7 @@ def prepare(
     execution: Execution,
     parent_run: str | None = None,
     init_checkpoint: Artifact | None = None,
+    stages: list[str] | None = None,
 ) -> PreparedData:
     """Return raw corpora, tokenizer and packed corpora; invalid data stop the flow.
 
@@ -49,16 +51,27 @@ def prepare(
         parent_run: id of the parent MLflow run.
         init_checkpoint: the model that training starts from; its tokenizer is compared with the
             recipe's before corpora are packed.
+        stages: stages that will be trained on the corpora, whose epochs are checked.
+
+    Raises:
+        ConfigError: no corpus, or not that of a stage, has sources, or a stage would read its
+            corpus too often.
     """
+    recipe.require_any_corpus()
+    if stages is not None:
+        recipe.require_corpora(map(recipe.training.corpus_of, stages))
     with open_flow_context(recipe, execution, "prepare", parent_run) as context:
         suites = context.task("load suites", lambda _: load_suites(context))
+        benchmark_texts = load_benchmarks(context)
         raw = pull_raw_corpora(context)
         context.run.log_inputs((raw[corpus] for corpus in recipe.corpora), context="raw")
+        check_expected_epochs(context, stages)
         raw_validation = validate_raw_corpora(context, raw, suites)
         tokenizer = build_tokenizer_step(context, raw["vocabulary"])
         if init_checkpoint:
             check_same_tokenizer(context, init_checkpoint, tokenizer)
-        benchmark_texts = load_benchmarks(context)
+        existing = find_prepared(recipe, raw, tokenizer, context.store)
+        check_sampled_epochs(context, stages, existing)
         prepared: dict[str, Artifact] = {}
         for corpus in recipe.corpora:
             prepared[corpus] = prepare_corpus_step(

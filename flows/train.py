@@ -13,11 +13,17 @@ from flows.runtime.context import FlowContext, open_flow_context
 from flows.runtime.health_checks import check_training, preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
+from flows.steps.epochs import (
+    format_epochs,
+    require_few_epochs,
+    stage_epochs,
+    tokens_of_prepared,
+)
 from flows.steps.prepare_corpora import check_same_tokenizer
 from flows.steps.report import publish_training
 from flows.steps.resolve_model import check_init_checkpoint, resolve_model
 from flows.steps.stage_gate import StageGates, release_gpu_memory
-from flows.steps.stage_training import check_epochs, run_stage, stages_to_train
+from flows.steps.stage_training import run_stage, stages_to_train
 
 
 @flow(name="train", flow_run_name="train {recipe.name}")
@@ -40,22 +46,30 @@ def train(
         init_checkpoint: result of `resolve_init_checkpoint`; None runs it first if needed.
 
     Raises:
-        ConfigError: settings of a stage cannot be used on these processes, the first stage does
-            not lead to `last_stage` or cannot start from the model that the recipe names, or a
-            stage reads its corpus too often.
+        ConfigError: a corpus has no sources, settings of a stage cannot be used on these
+            processes, the first stage does not lead to `last_stage` or cannot start from the model
+            that the recipe names, or a stage reads its corpus too often.
         StageGateError: a stage did not pass its gate; the stages that start from it are not
             trained, all others are.
     """
     stages = stages_to_train(recipe, last_stage)
+    recipe.require_corpora(map(recipe.training.corpus_of, stages))
     check_training(recipe, execution, stages)
     init_checkpoint = init_checkpoint or find_init_checkpoint(recipe, execution, parent_run)
     corpora = corpora or prepare(
-        recipe, execution, parent_run=parent_run, init_checkpoint=init_checkpoint
+        recipe,
+        execution,
+        parent_run=parent_run,
+        init_checkpoint=init_checkpoint,
+        stages=stages,
     )
-    check_epochs(recipe, stages, corpora.prepared)
+    epochs = stage_epochs(recipe, stages, tokens_of_prepared(recipe, corpora.prepared))
+    require_few_epochs(recipe, epochs)
     checkpoints: dict[str, Artifact] = {}
     with open_flow_context(recipe, execution, "train", parent_run) as context:
         context.run.tracking.register_dvc_md5(corpora.raw.values())
+        context.console.print(f"  {format_epochs(epochs)}", soft_wrap=True, markup=False)
+        context.run.log_metrics({"epochs": {row.stage: row.epochs for row in epochs}})
         if init_checkpoint:
             check_same_tokenizer(context, init_checkpoint, corpora.tokenizer)
         gates = StageGates(context, stages)
@@ -134,11 +148,16 @@ def prepare_and_train(
     parent_run: str | None,
 ) -> tuple[PreparedData, dict[str, Artifact]]:
     """Return corpora and checkpoints; run the flows of those that are None."""
+    recipe.require_corpora()
     init_checkpoint = None
     if checkpoints is None:
         init_checkpoint = find_init_checkpoint(recipe, execution, parent_run)
     corpora = corpora or prepare(
-        recipe, execution, parent_run=parent_run, init_checkpoint=init_checkpoint
+        recipe,
+        execution,
+        parent_run=parent_run,
+        init_checkpoint=init_checkpoint,
+        stages=list(recipe.training.trained) if checkpoints is None else None,
     )
     checkpoints = checkpoints or train(
         recipe, execution, corpora, parent_run=parent_run, init_checkpoint=init_checkpoint

@@ -253,11 +253,15 @@ def _assign(owner: type[BaseModel], values: dict[str, Any], path: str, value: An
     annotation: Any = owner
     for depth, name in enumerate(names, start=1):
         field_names = list(node) if isinstance(node, dict) else []
-        is_new_key = depth == len(names) and _is_mapping(annotation)
-        if name not in field_names and not is_new_key:
-            raise _unknown(owner.__name__, ".".join(names[:depth]), field_names)
+        value_annotation = _annotation_of(annotation, name)
+        if name not in field_names:
+            is_last = depth == len(names)
+            if not (_is_mapping(annotation) and (is_last or _is_mapping(value_annotation))):
+                raise _unknown(owner.__name__, ".".join(names[:depth]), field_names)
+            if not is_last:
+                node[name] = {}
         parent, node = node, node.get(name)
-        annotation = _annotation_of(annotation, name)
+        annotation = value_annotation
     parent[names[-1]] = value
 
 

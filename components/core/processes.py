@@ -55,6 +55,23 @@ def skip_final_gc() -> None:
     atexit.register(gc.freeze)
 
 
+def exit_with_parent() -> None:
+    """Let this process of `multiprocessing` exit when its parent ends, also if it was killed."""
+    import multiprocessing.connection
+    import threading
+
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+    sentinel = parent.sentinel
+
+    def wait() -> None:
+        multiprocessing.connection.wait([sentinel])
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def reap_children_on_exit() -> None:
     """Start a watchdog that kills all descendants when this process dies, even on SIGKILL.
     Idempotent."""

@@ -7,7 +7,7 @@ archives of each preset.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -93,13 +93,36 @@ class RedactionConfig(Config):
     """Kinds that are replaced."""
 
 
+class MaxDroppedShare(Config):
+    """Largest share of the text of a language that each step of a preparation may reject, in bytes.
+
+    If a step rejects more, validation stops the flow. Bytes and not tokens, because the documents
+    that a filter rejects are not tokenized.
+    """
+
+    filters: float = Field(default=0.25, ge=0, le=1)
+    """Assumption: twice the share of Codex, whose similar filters keep 159 of 179 GB of Python
+    (arXiv 2107.03374, section 3.1, unverified). Filters that do not fit the text reject more: 65 %
+    of the tokens of prose with one line per paragraph (measured). Pinned corpora: at most 5.7 %
+    (JavaScript)."""
+    decontamination: float = Field(default=0.05, ge=0, le=1)
+    """Assumption: more means that a problem consists of common words. Pinned corpora: at most
+    0.24 % (mono)."""
+    exact_dedup: float = Field(default=0.98, ge=0, le=1)
+    """Assumption: the paper's steps together reject 98 % of JavaScript (docs/paper.md, section 1,
+    unverified). Pinned corpora: at most 0.02 %."""
+    near_duplicates: float = Field(default=0.75, ge=0, le=1)
+    """Assumption: more than the 54 % of The Stack (arXiv 2211.15533, unverified)."""
+
+
 class CorpusConfig(Config):
     """A corpus: its sources, and the rules for its documents."""
 
     languages: Annotated[ListOrTuple[str], Field(min_length=1)]
     """Languages of its documents; records in other languages are skipped."""
     sources: ListOrTuple[Source] | None = None
-    """They are read where they are stored. None: the archives of the preset."""
+    """They are read where they are stored. None: the archives of the preset, if the recipe has
+    one."""
     filters: FilterConfig | None = FilterConfig()
     """The paper's filters, which are rules for code. None: only empty documents are rejected, as
     for the Pile, whose published size the paper's NL corpus has (docs/paper.md, section 1)."""
@@ -110,6 +133,8 @@ class CorpusConfig(Config):
     redaction: RedactionConfig = RedactionConfig()
     language_prefix: dict[str, str] = Field(default_factory=dict)
     """Prefix of each document, by language. Empty: no prefixes."""
+    max_dropped_share: MaxDroppedShare = MaxDroppedShare()
+    """Checked when the prepared corpus is validated; it changes no document."""
 
     @model_validator(mode="after")
     def _check_languages(self) -> Self:
@@ -133,8 +158,11 @@ def _default_corpora() -> dict[str, CorpusConfig]:
 class DataConfig(Config):
     """Training documents: corpora with their sources and rules, and the held-out share."""
 
-    preset: Preset = "starter"
-    """Set of pinned archives in `data/`: the corpora nl, multi and mono, and the vocabulary."""
+    schema_version: ClassVar[int] = 2
+
+    preset: Preset | None = None
+    """Set of pinned archives in `data/`, for those of the corpora nl, multi and mono that have no
+    sources. None: they are read from sources only."""
     corpora: dict[str, CorpusConfig] = Field(default_factory=_default_corpora)
     """By name. A stage trains on the corpus with its name, or on the one that it names."""
     extensions: dict[str, str] = Field(default_factory=dict)
@@ -155,7 +183,7 @@ class DataConfig(Config):
                     f"corpora with names of {NAME_RULE}, other than {VOCABULARY_FOLDER!r}; "
                     f"not {name!r}"
                 )
-            if corpus.sources is None and name not in PRESET_CORPORA:
+            if self.preset and not corpus.sources and name not in PRESET_CORPORA:
                 raise ValueError(
                     f"sources for corpora.{name}, since the presets have only "
                     f"{', '.join(PRESET_CORPORA)}"
@@ -170,6 +198,12 @@ class DataConfig(Config):
     def declared_sources(self) -> dict[str, tuple[Source, ...]]:
         """The sources of the corpora that do not come from the preset, by corpus."""
         return {name: corpus.sources for name, corpus in self.corpora.items() if corpus.sources}
+
+    @property
+    def available(self) -> list[str]:
+        """The corpora that have sources, or come from the preset."""
+        declared = self.declared_sources
+        return [name for name in self.corpora if self.preset or name in declared]
 
 
 class DataExecution(Config):

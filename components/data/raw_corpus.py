@@ -1,14 +1,16 @@
 """Raw corpora as artifacts.
 
 DVC stores the bytes of `data/`, so they are not copied into the store: their artifacts are computed
-from `data/` after a check against `data.dvc`. A manual change of `data/` therefore stops a flow
-before any expensive step. The content is checked in `components.validation`.
+from `data/` after a check against `data.dvc`. A manual change of `data/`, or of sources that a
+`.dvc` file pins, therefore stops a flow before any expensive step. The content is checked in
+`components.validation`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 from fsspec.implementations.local import LocalFileSystem
 from pydantic import JsonValue
@@ -16,9 +18,10 @@ from pydantic import JsonValue
 from components.core.artifact import Artifact
 from components.core.errors import DataError
 from components.core.fingerprint import digest_of_files, fingerprint, list_files, sha256_file
-from components.data.config import PRESET_CORPORA, VOCABULARY_FOLDER, DataConfig
-from components.data.dvc import dvc_repo
+from components.data.config import PRESET_CORPORA, DataConfig
+from components.data.dvc import dvc_pins, dvc_repo
 from components.data.dvc.dvc_objects import shorten_list
+from components.data.dvc.dvc_pins import SourcePins
 from components.data.dvc.dvc_repo import DATA, DATA_DVC, DvcPointer
 from components.data.sources.code_files import list_files as list_code_files
 from components.data.sources.config import Source
@@ -31,8 +34,7 @@ _MAX_LISTED = 5
 
 
 def load_raw_artifacts(project: Path) -> dict[str, Artifact]:
-    """The artifacts "nl", "multi", "mono" and "vocabulary", of kind "raw-corpus", from
-    `project/data`.
+    """The artifacts "nl", "multi" and "mono", of kind "raw-corpus", from `project/data`.
 
     Raises:
         DataError: nothing was pulled, or `data/` differs from `data.dvc`; the message lists the
@@ -47,16 +49,16 @@ def load_raw_artifacts(project: Path) -> dict[str, Artifact]:
             fix="run `codegen data pull`",
         )
     require_clean_data(project, pointer)
-    names = (*PRESET_CORPORA, VOCABULARY_FOLDER)
-    return {name: _raw_artifact(project / DATA / name, pointer) for name in names}
+    return {name: _raw_artifact(project / DATA / name, pointer) for name in PRESET_CORPORA}
 
 
 def _raw_artifact(folder: Path, pointer: DvcPointer) -> Artifact:
     files = list_files(folder)
-    size_bytes = sum(file.size_bytes for file in files)
-    statistics: dict[str, JsonValue] = {"num_files": len(files), "size_bytes": size_bytes}
-    if folder.name in PRESET_CORPORA:
-        statistics["num_documents"] = sum(count_lines(folder / file.path) for file in files)
+    statistics: dict[str, JsonValue] = {
+        "num_files": len(files),
+        "size_bytes": sum(file.size_bytes for file in files),
+        "num_documents": sum(count_lines(folder / file.path) for file in files),
+    }
     return Artifact(
         kind="raw-corpus",
         name=folder.name,
@@ -64,21 +66,23 @@ def _raw_artifact(folder: Path, pointer: DvcPointer) -> Artifact:
         recipe_hash=fingerprint({"pull": pointer.recipe_hash, "folder": folder.name}),
         digest=digest_of_files(files),
         statistics=statistics,
-        provenance={"dvc_md5": pointer.md5, "preset": pointer.preset},
+        provenance={**_dvc_provenance({DATA_DVC: pointer.md5}), "preset": pointer.preset},
         files=files,
     )
 
 
-def require_same_bytes(raw: Artifact) -> None:
-    """Check, after a corpus was read, that `data/` did not change meanwhile.
+def require_same_bytes(raw: Artifact, project: Path) -> None:
+    """Check, after a corpus was read, that files pinned by DVC did not change meanwhile.
 
-    Another run may have pulled another preset into the project. Sources that a recipe declares are
-    not checked.
+    Another run may have pulled another preset into the project. Sources without a pin are not
+    checked.
 
     Raises:
-        DataError: `data/` holds other bytes now.
+        DataError: the files have other bytes now.
     """
-    if "dvc_md5" not in raw.provenance:
+    if "preset" not in raw.provenance:
+        if checksums := cast(dict[str, str], raw.provenance.get("dvc_pins", {})):
+            dvc_pins.require_unchanged(project, checksums)
         return
     data = Path(raw.address).parent
     md5 = dvc_repo.compute_md5(data.parent, data) if data.is_dir() else "nothing"
@@ -127,16 +131,26 @@ def corpus_sources(data: DataConfig, corpus: str, project: Path) -> tuple[Source
     )
 
 
-def artifact_from_listing(name: str, sources: Sequence[Source]) -> Artifact:
-    """The artifact of a corpus that DVC does not store, from a listing of its files.
+def artifact_from_listing(
+    name: str, sources: Sequence[Source], project: Path | None = None
+) -> Artifact:
+    """The artifact of a corpus that is read from the sources of a recipe.
 
     A local file is identified by the SHA-256 of its bytes, a remote file by the checksum that its
     store reports (S3: the ETag), because reading it would cost as much as preparing it.
 
+    Args:
+        name: of the corpus.
+        sources: what to read.
+        project: folder with `.dvc` files that may pin the sources. None: nothing is pinned.
+
     Raises:
-        DataError, FetchError: a source has no file, or cannot be listed.
+        DataError, FetchError: a source has no file, cannot be listed, or differs from its pin.
     """
     partitions = list_partitions(sources)
+    pins = SourcePins({}, False)
+    if project:
+        pins = dvc_pins.verify_pins(project, {partition.uri for partition in partitions})
     locations = {partition.file: resolve_uri(partition.uri) for partition in partitions}
     states = {file: _file_state(location) for file, location in sorted(locations.items())}
     size_bytes = sum(partition.size_bytes for partition in partitions)
@@ -147,8 +161,19 @@ def artifact_from_listing(name: str, sources: Sequence[Source]) -> Artifact:
         recipe_hash=fingerprint({"sources": tuple(sources)}),
         digest=fingerprint(states),
         statistics={"num_files": len(locations), "size_bytes": size_bytes},
-        provenance={"listing": dict[str, JsonValue](states)},
+        provenance={
+            "listing": dict[str, JsonValue](states),
+            **(_dvc_provenance(pins.checksums) if pins.is_complete else {}),
+        },
     )
+
+
+def _dvc_provenance(checksums: Mapping[str, str]) -> dict[str, JsonValue]:
+    """The checksums by `.dvc` file, and as text for tags."""
+    return {
+        "dvc_pins": dict[str, JsonValue](checksums),
+        "dvc_md5": shorten_list(checksums.values(), _MAX_LISTED),
+    }
 
 
 def _shorten_uris(sources: Sequence[Source]) -> str:

@@ -17,9 +17,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +31,13 @@ from components.core.files import write_json
 from components.core.fingerprint import fingerprint
 from components.core.progress import track
 from components.dataset.config import StreamingCacheConfig
+from components.dataset.reader import PackedSplit
 from components.dataset.shards import HELD_OUT_PREFIX, Index
-from components.evaluation.benchmarks.humaneval import HUMANEVAL_SHA256, load_humaneval
+from components.evaluation.benchmarks.humaneval import load_humaneval
+from components.evaluation.config import HUMANEVAL_SHA256
+from components.evaluation.text_scorer import TextScorer, TokenBatch, open_scorer
+from components.model.config import Dtype
 from components.tokenizer.encoder import Encoder
-
-if TYPE_CHECKING:  # PyTorch is imported by the functions: a reused evaluation does not need it
-    from components.dataset.reader import PackedSplit
-    from components.model.transformer import CodeGen
 
 CODE_VERSION = 1
 
@@ -87,6 +88,8 @@ def run_bits_per_byte(
     checkpoint: Path,
     prepared: Mapping[str, str | Path],
     max_sequences: int,
+    devices: Sequence[str] = ("cpu",),
+    precision: Dtype = Dtype.fp32,
     streaming: StreamingCacheConfig | None = None,
 ) -> dict[str, JsonValue]:
     """Write `results.json` with the bits per byte of every split, and return statistics.
@@ -96,6 +99,8 @@ def run_bits_per_byte(
         checkpoint: a folder in Hugging Face format with its tokenizer.
         prepared: the folder or URI of each prepared corpus, by the corpus' name.
         max_sequences: most sequences per held-out split.
+        devices: PyTorch devices that share the sequences; see `scoring_devices`.
+        precision: of weights and products.
         streaming: the cache for URIs.
 
     Returns:
@@ -105,22 +110,23 @@ def run_bits_per_byte(
     Raises:
         ArtifactError, DataError, EvaluationError: an input is damaged, or does not fit the others.
     """
-    from components.model.huggingface import load_checkpoint
-
     started = time.monotonic()
-    model, encoder = load_checkpoint(checkpoint).eval(), Encoder(checkpoint)
-    splits = evaluate_held_out(model, encoder, prepared, max_sequences, streaming)
+    encoder = Encoder(checkpoint)
     problems = load_humaneval()
     prompts = [problem.prompt for problem in problems]
     solutions = [problem.canonical_solution for problem in problems]
-    splits[CANONICAL_SOLUTIONS] = bits_per_byte_of_texts(model, encoder, prompts, solutions)
+    with open_scorer(checkpoint, devices, precision) as scorer:
+        splits = evaluate_held_out(scorer, encoder, prepared, max_sequences, streaming)
+        splits[CANONICAL_SOLUTIONS] = bits_per_byte_of_texts(scorer, encoder, prompts, solutions)
     settings: dict[str, JsonValue] = {
         "code_version": CODE_VERSION,
         "max_sequences": max_sequences,
+        "precision": precision,
         "problems_sha256": HUMANEVAL_SHA256,
     }
     write_json(folder / "results.json", {"protocol_settings": settings, "splits": splits})
-    write_json(folder / "observed" / "timings.json", {"evaluation_s": time.monotonic() - started})
+    timings = {"evaluation_s": time.monotonic() - started, "devices": list(devices)}
+    write_json(folder / "observed" / "timings.json", timings)
     by_corpus: dict[str, dict[str, JsonValue]] = {}
     for name, record in splits.items():
         corpus, _, language = name.partition("/")
@@ -129,7 +135,7 @@ def run_bits_per_byte(
 
 
 def evaluate_held_out(
-    model: CodeGen,
+    scorer: TextScorer,
     encoder: Encoder,
     prepared: Mapping[str, str | Path],
     max_sequences: int,
@@ -138,7 +144,7 @@ def evaluate_held_out(
     """Return bits per byte on every held-out split of the prepared corpora.
 
     Args:
-        model, encoder: of the same checkpoint.
+        scorer, encoder: of the same checkpoint.
         prepared: the folder or URI of each prepared corpus, by the corpus' name.
         max_sequences: per split; a longer split is sampled at equal distances.
         streaming: the cache for URIs.
@@ -150,12 +156,10 @@ def evaluate_held_out(
         ArtifactError: a corpus is damaged.
         EvaluationError: a corpus was prepared with another tokenizer or for a longer context.
     """
-    from components.dataset.reader import PackedSplit
-
     splits = {}
     for corpus, folder in prepared.items():
         index = PackedSplit(folder, streaming=streaming).index
-        _require_compatible(index, model, encoder)
+        _require_compatible(index, scorer.context_length, encoder)
         for name in sorted(index.splits):
             if name.startswith(HELD_OUT_PREFIX):
                 language = name.removeprefix(HELD_OUT_PREFIX)
@@ -163,30 +167,23 @@ def evaluate_held_out(
     results = {}
     with track("score held-out text", len(splits), "splits") as advance:
         for name, split in splits.items():
-            indices = split.evenly_spaced(max_sequences)
-            score = score_sequences(model, split, indices, encoder.token_num_bytes)
-            results[name] = score.as_record()
+            batches = _batches(split, split.evenly_spaced(max_sequences))
+            results[name] = _total(_scores(scorer, batches, encoder)).as_record()
             advance(1, name)
     return results
 
 
-def score_sequences(
-    model: CodeGen,
-    split: PackedSplit,
-    indices: npt.NDArray[np.int64],
-    token_num_bytes: npt.NDArray[np.int64],
-) -> TextScore:
-    """Score all tokens but the first of these sequences of a split."""
+def _batches(split: PackedSplit, indices: npt.NDArray[np.int64]) -> list[TokenBatch]:
+    """Return these sequences of a split, to be scored from their second token on."""
     batch_size = max(1, _BATCH_TOKENS // split.context_length)
-    scores = []
-    for start in range(0, len(indices), batch_size):
-        tokens_BT = split.batch(indices[start : start + batch_size])
-        scores.append(_score(model, tokens_BT, 1, token_num_bytes))
-    return _total(scores)
+    return [
+        TokenBatch(split.batch(indices[start : start + batch_size]), 1)
+        for start in range(0, len(indices), batch_size)
+    ]
 
 
 def bits_per_byte_of_texts(
-    model: CodeGen, encoder: Encoder, prompts: Sequence[str], completions: Sequence[str]
+    scorer: TextScorer, encoder: Encoder, prompts: Sequence[str], completions: Sequence[str]
 ) -> dict[str, float | int]:
     """Return bits per byte of completions given their prompts; prompts are not scored.
 
@@ -200,49 +197,36 @@ def bits_per_byte_of_texts(
     Raises:
         EvaluationError: the completions have no bytes, or the likelihood is not finite.
     """
-    scores = []
+    windows_by_text = [
+        _windows(encoder.encode(prompt), encoder.encode(completion), scorer.context_length)
+        for prompt, completion in zip(prompts, completions, strict=True)
+    ]
+    scores = _scores(scorer, list(chain.from_iterable(windows_by_text)), encoder)
+    totals = []
     with track("score reference solutions", len(prompts), "texts") as advance:
-        for prompt, completion in zip(prompts, completions, strict=True):
-            prompt_ids, completion_ids = encoder.encode(prompt), encoder.encode(completion)
-            scores.append(
-                _score_completion(model, prompt_ids, completion_ids, encoder.token_num_bytes)
-            )
+        for windows in windows_by_text:
+            totals.append(_total(islice(scores, len(windows))))
             advance(1)
-    return _total(scores).as_record()
+    return _total(totals).as_record()
 
 
-def _score_completion(
-    model: CodeGen, prompt: list[int], completion: list[int], token_num_bytes: npt.NDArray[np.int64]
-) -> TextScore:
-    tokens, context_length = np.array(prompt + completion), model.config.context_length
-    total, start = TextScore(), max(1, len(prompt))
+def _windows(prompt: list[int], completion: list[int], context_length: int) -> list[TokenBatch]:
+    tokens = np.array(prompt + completion)
+    windows = []
+    start = max(1, len(prompt))
     while start < len(tokens):
         end = min(len(tokens), max(context_length, start + context_length // 2))
         first = max(0, end - context_length)
-        total = total.plus(_score(model, tokens[None, first:end], start - first, token_num_bytes))
+        windows.append(TokenBatch(tokens[None, first:end], start - first))
         start = end
-    return total
+    return windows
 
 
-def _score(
-    model: CodeGen,
-    tokens_BT: npt.NDArray[np.integer],
-    start: int,
-    token_num_bytes: npt.NDArray[np.int64],
-) -> TextScore:
-    """Score the tokens from `start` (at least 1) on, given the tokens before."""
-    import torch
-
-    from components.model.loss import token_losses
-
-    with torch.inference_mode():
-        tokens = torch.from_numpy(tokens_BT.astype(np.int64))
-        hidden_ND = model.hidden(tokens[:, :-1])[:, start - 1 :].flatten(0, 1)
-        targets_N = tokens[:, start:].flatten()
-        losses_N = token_losses(hidden_ND, model.head.weight, model.head.bias, targets_N)
-        nats = float(losses_N.double().sum())
-    predicted = tokens_BT[:, start:]
-    return TextScore(nats, int(token_num_bytes[predicted].sum()), predicted.size)
+def _scores(scorer: TextScorer, batches: list[TokenBatch], encoder: Encoder) -> Iterator[TextScore]:
+    """Yield the score of each batch, in order."""
+    for batch, nats in zip(batches, scorer.nats(batches), strict=True):
+        predicted = batch.tokens[:, batch.start :]
+        yield TextScore(nats, int(encoder.token_num_bytes[predicted].sum()), predicted.size)
 
 
 def _total(scores: Iterable[TextScore]) -> TextScore:
@@ -252,8 +236,7 @@ def _total(scores: Iterable[TextScore]) -> TextScore:
     return total
 
 
-def _require_compatible(index: Index, model: CodeGen, encoder: Encoder) -> None:
-    max_tokens = model.config.context_length
+def _require_compatible(index: Index, max_tokens: int, encoder: Encoder) -> None:
     same_tokens = (index.num_ids, index.eot_id) == (encoder.num_ids, encoder.eot_id)
     if not same_tokens or index.context_length > max_tokens:
         raise EvaluationError(

@@ -1,16 +1,17 @@
-"""Configuration of the evaluations: bits per byte, HumanEval and MTPB.
+"""Configuration of the benchmarks and evaluations: bits per byte, HumanEval and MTPB.
 
-Every field changes a score, so every field is part of the recipe's identity.
+Every field changes a score or a corpus, so every field is part of the recipe's identity.
 
-Execution settings (number of processes, cache folder, path of the MTPB file) are arguments of the
-functions that need them, and so is the recipe's seed.
+Execution settings (number of processes, cache folder, paths of benchmark files) are arguments of
+the functions that need them, and so is the recipe's seed.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from components.core.config import Config, ListOrTuple
 from components.model.config import Temperature
@@ -20,6 +21,59 @@ SandboxKind = Literal["bubblewrap", "namespaces", "landlock"]
 landlock."""
 NUM_MTPB_CASES = 5
 """Test cases of every MTPB problem (paper, section 4.1)."""
+
+
+HUMANEVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
+"""Of OpenAI's HumanEval.jsonl.gz (MIT), which is part of the package `benchmarks`."""
+MTPB_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"
+"""Of mtpb.jsonl in salesforce/CodeGen (BSD-3-Clause), which is not part of this project."""
+OFFICIAL_SHA256 = {"humaneval": HUMANEVAL_SHA256, "mtpb": MTPB_SHA256}
+"""The benchmarks of the paper, whose names are reserved for these files."""
+
+
+def official_name_like(name: str) -> str | None:
+    """Return the benchmark of the paper that a name could be mistaken for."""
+    letters = re.sub("[^a-z0-9]", "", name.lower())
+    return letters if letters in OFFICIAL_SHA256 else None
+
+
+def _check_sha256(text: str) -> str:
+    if re.fullmatch("[0-9a-f]{64}", text) is None:
+        raise ValueError("a SHA-256 of 64 digits, as `sha256sum FILE` prints it")
+    return text
+
+
+class BenchmarkConfig(Config):
+    """A benchmark of a recipe: its file, and what the file is used for.
+
+    The path of the file is an execution setting (`benchmark_files`).
+    """
+
+    sha256: Annotated[str, AfterValidator(_check_sha256)]
+    """SHA-256 of the file. Formats: docs/adding-a-benchmark.md."""
+    search: bool = True
+    """Whether documents that contain a part of a problem are rejected from the corpora."""
+    evaluate: bool = True
+    """Whether every checkpoint is evaluated on it."""
+    optional: bool = False
+    """Whether evaluation skips it, with a warning, if its file is missing."""
+
+    @model_validator(mode="after")
+    def _check_optional(self) -> Self:
+        if self.optional and self.search:
+            raise ValueError(
+                "optional only without search, since corpora must not depend on which files exist"
+            )
+        return self
+
+    def required(self) -> Self:
+        """Return a copy that is not optional."""
+        return self.replace(optional=False)
+
+
+def paper_benchmarks() -> dict[str, BenchmarkConfig]:
+    """Return the benchmarks of the paper, which are searched for and evaluated."""
+    return {name: BenchmarkConfig(sha256=sha256) for name, sha256 in OFFICIAL_SHA256.items()}
 
 
 class HumanEvalConfig(Config):

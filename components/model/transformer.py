@@ -10,7 +10,6 @@ rows, N = B * (T - 1) predicted tokens.
 
 from __future__ import annotations
 
-import math
 from typing import Protocol
 
 import torch
@@ -20,12 +19,11 @@ from torch.utils.checkpoint import checkpoint
 
 from components.model.config import ModelConfig
 from components.model.loss import mean_cross_entropy
+from components.model.weights import InitialWeights, fill_parameters
 
 LAYER_NORM_EPSILON = 1e-5
 ROTARY_BASE = 10_000.0
 MLP_WIDENING = 4
-TRUNCATION_STD = 2.0
-"""Standard deviations at which Haiku's TruncatedNormal truncates."""
 
 
 class KVCache(Protocol):
@@ -99,8 +97,7 @@ class CodeGen(nn.Module):
             self.final_norm = nn.LayerNorm(config.d_model, eps=LAYER_NORM_EPSILON)
             self.head = LMHead(config.d_model, config.padded_vocab_size)
         if device.type != "meta":
-            self.to_empty(device=device)
-            initialize_weights(self, seed)
+            fill_parameters(self, InitialWeights(config, seed), device)
 
     def forward(
         self, tokens_BT: Tensor, z_loss: float | None = None, eot_id: int | None = None
@@ -219,42 +216,6 @@ class LMHead(nn.Linear):
         if targets_N is None:
             return super().forward(hidden)
         return mean_cross_entropy(hidden, self.weight, self.bias, targets_N, z_loss)
-
-
-@torch.no_grad()
-def initialize_weights(model: CodeGen, seed: int) -> None:
-    """Initialize all parameters in place, dependent on the seed and the config only.
-
-    Source: docs/paper.md, section 3, and the authors' JAX code (`decoder/inter/modules.py`).
-    Weights are normal with standard deviation 1/sqrt(fan_in), or (2/layers)/sqrt(d_model) for the
-    two projections into the residual stream, then truncated without compensation, as in Haiku. The
-    fan-in of the embedding is its number of rows, as it is a linear map of one-hot vectors there.
-    Biases are 0, LayerNorm gains 1.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    d = model.config.d_model
-    std_from_d = 1 / math.sqrt(d)
-    std_into_residual = 2.0 / model.config.num_layers / math.sqrt(d)
-    stds = {
-        "embedding": 1 / math.sqrt(model.config.padded_vocab_size),
-        "qkv": std_from_d,
-        "attention_out": std_into_residual,
-        "mlp_in": std_from_d,
-        "mlp_out": std_into_residual,
-        "head": std_from_d,
-    }
-    for name, parameter in model.named_parameters():
-        module, kind = name.split(".")[-2:]
-        if kind == "bias":
-            parameter.zero_()
-        elif module in stds:
-            std = stds[module]
-            limit = TRUNCATION_STD * std
-            values = torch.empty(parameter.shape)
-            nn.init.trunc_normal_(values, std=std, a=-limit, b=limit, generator=generator)
-            parameter.copy_(values)
-        else:
-            parameter.fill_(1.0)
 
 
 def rotary_frequencies(positions: Tensor, rotary_dim: int, head_dim: int) -> Tensor:

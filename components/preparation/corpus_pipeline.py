@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import JsonValue
 
+from components.core.corpus_statistics import STATISTIC
 from components.core.files import read_jsonl, require_disk_space, write_json, write_jsonl
 from components.core.progress import track
 from components.data.config import DataConfig, DataExecution
@@ -51,6 +52,7 @@ from components.preparation.input_checks import (
 from components.preparation.merge_stage import (
     DOCUMENTS_ARROW,
     REJECTS_ARROW,
+    ordered_origins,
     run_merge_stage,
     split_names,
     stream_file,
@@ -63,11 +65,12 @@ from components.preparation.prepare_job import (
     write_done_marker,
 )
 from components.preparation.sorted_runs import read_arrow
+from components.preparation.step_statistics import corpus_steps, sum_nested_counts
 from components.preparation.tokenize_stage import MATCHES_JSONL, run_tokenize_stage
 from components.tokenizer.config import TokenizerConfig
 from components.tokenizer.encoder import Encoder
 
-CODE_VERSION = 6
+CODE_VERSION = 7
 """Raise it when the same recipe would give a different artifact."""
 
 CONTAMINATION_JSONL = "contamination.jsonl"
@@ -107,8 +110,8 @@ def prepare_corpus(
         other_corpora: packed corpora whose documents are rejected if `data.dedup_across_corpora`.
 
     Returns:
-        Statistics: counts per language, per source, per license and per split, rejects by reason,
-            and the size of the verified sample.
+        Statistics: counts per language, per license and per split, the text after each step per
+            source and language, rejects by reason, and the size of the verified sample.
 
     Raises:
         RecordError: no record can be read, or there are more quarantined records than tolerated.
@@ -167,7 +170,8 @@ def _run_stages(
     if job.data.dedup_across_corpora:
         runs = [*exclusion_runs(job, other_corpora), *runs]
     merged = run_merge_stage(job, runs, near_duplicates, execution)
-    languages = sum_nested_counts(result["languages"] for result in merged)
+    sources = sum_nested_counts(result["sources"] for result in merged)
+    languages = sum_nested_counts(sources.values())
     require_documents(job.corpus, languages)
     index, dropped_tokens = _run_pack_stage(folder, job, encoder, merged, execution)
     ranges = job.merged_dirs(len(merged))
@@ -180,13 +184,14 @@ def _run_stages(
     contaminated = _merge_jsonl(folder / CONTAMINATION_JSONL, matches)
     _merge_jsonl(folder / QUARANTINE_JSONL, [d / QUARANTINE_JSONL for d in tokenized_dirs])
     write_json(folder / INDEX_JSON, index.model_dump(mode="json"))
+    steps = corpus_steps(sources, ordered_origins(job, sources), job.rules.languages)
     splits: dict[str, JsonValue] = {
         name: {"num_sequences": split.num_sequences, "dropped_tokens": dropped_tokens[name]}
         for name, split in index.splits.items()
     }
     return {
         "languages": languages,
-        "sources": _source_rows(result["sources"] for result in merged),
+        STATISTIC: [row.model_dump(mode="json") for row in steps],
         "licenses": _license_rows(result["licenses"] for result in merged),
         "splits": splits,
         "contaminated": _contamination_counts(contaminated, job),
@@ -293,29 +298,8 @@ def _contamination_counts(
     return {name: len(digests) for name, digests in sorted(documents.items())}
 
 
-def _source_rows(counts: Iterable[dict[str, Any]]) -> list[JsonValue]:
-    """Return a row per source and language: titles of sources cannot be names of metrics."""
-    rows: list[JsonValue] = []
-    for title, languages in sum_nested_counts(counts).items():
-        for language, values in cast(dict[str, dict[str, JsonValue]], languages).items():
-            rows.append({"source": title, "language": language, **values})
-    return rows
-
-
 def _license_rows(counts: Iterable[dict[str, Any]]) -> list[JsonValue]:
     """Return a row per license, the largest first."""
     totals = cast(dict[str, dict[str, int]], sum_nested_counts(counts))
     names = sorted(totals, key=lambda name: (-totals[name]["tokens"], name))
     return [{"license": name, **totals[name]} for name in names]
-
-
-def sum_nested_counts(counts: Iterable[dict[str, Any]]) -> dict[str, JsonValue]:
-    """Add up nested mappings of numbers; keys may be missing."""
-    total: dict[str, Any] = {}
-    for mapping in counts:
-        for name, value in mapping.items():
-            if isinstance(value, dict):
-                total[name] = sum_nested_counts([total.get(name, {}), value])
-            else:
-                total[name] = total.get(name, 0) + value
-    return total

@@ -55,6 +55,8 @@ class Estimate(NamedTuple):
     raw_bytes: int
     rejected: dict[str, int]
     """Documents by reason, most frequent first."""
+    rejected_bytes: dict[str, int]
+    """Their bytes by reason, the most first."""
     num_quarantined: int
     """Records that cannot be read."""
     num_tokens: Interval
@@ -155,6 +157,7 @@ def _extrapolate(
         num_documents=num_documents,
         raw_bytes=raw_bytes,
         rejected=dict(sample.totals(lambda stats: stats.rejected).most_common()),
+        rejected_bytes=dict(sample.totals(lambda stats: stats.rejected_bytes).most_common()),
         num_quarantined=round(sample.total(lambda stats: stats.num_quarantined)),
         num_tokens=num_tokens,
         num_train_tokens=num_train_tokens,

@@ -7,7 +7,7 @@ they stay in the mapped runs until the order is known and are copied once.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ def merge_range(task: Any) -> JsonValue:
     """Merge the range `number` of `num_ranges` of a `job` from the runs that the file `runs` lists.
 
     Returns:
-        `number`, `tokens` by split, the counts of each language, `languages`, and of each source,
-        `sources`, and documents and tokens by license, `licenses`.
+        `number`, `tokens` by split, the counts of each source and language, `sources`, and
+        documents and tokens by license, `licenses`.
     """
     job = PrepareJob.read(task["job"])
 
@@ -121,17 +121,25 @@ def _write_range(
     write_arrow(folder / REJECTS_ARROW, _table_rows(rejected, REJECTS_SCHEMA))
     return {
         "tokens": num_tokens,
-        "languages": _counts_by_language(accepted, rejected, job.rules.languages),
         "sources": {
             title: _counts_by_language(
-                accepted.filter(pc.equal(accepted["origin"], origin)),
-                rejected.filter(pc.equal(rejected["origin"], origin)),
+                accepted.filter(pc.equal(accepted["origin"], title)),
+                rejected.filter(pc.equal(rejected["origin"], title)),
                 job.rules.languages,
             )
-            for origin, title in enumerate(job.origins)
+            for title in ordered_origins(job, rows["origin"].unique().to_pylist())
         },
         "licenses": _license_counts(accepted),
     }
+
+
+def ordered_origins(job: PrepareJob, origins: Iterable[str | None]) -> list[str]:
+    """The names of all sources in statistics: in the order of the recipe, then groups by name.
+
+    Documents of another corpus, which are only compared, have no origin.
+    """
+    groups = sorted({origin for origin in origins if origin is not None})
+    return list(dict.fromkeys([*job.origins, *groups]))
 
 
 def _counts_by_language(
@@ -178,11 +186,18 @@ def _table_rows(documents: pa.Table, schema: pa.Schema) -> pa.Table:
 
 
 def _language_counts(accepted: pa.Table, rejected: pa.Table) -> dict[str, Any]:
-    """Documents, bytes and tokens of a language: raw, rejected by reason, accepted by use."""
-    reasons = rejected.group_by("reason").aggregate([("num_bytes", "count"), ("num_bytes", "sum")])
-    counts = {row["reason"]: row["num_bytes_count"] for row in reasons.to_pylist()}
-    num_bytes = {row["reason"]: row["num_bytes_sum"] for row in reasons.to_pylist()}
+    """Documents, bytes and tokens of a language: raw, rejected by reason, accepted by use.
+
+    Counts of the training split contain the further occurrences of documents.
+    """
+    columns = [("num_bytes", "count"), ("num_bytes", "sum"), ("num_tokens", "sum")]
+    reasons = rejected.group_by("reason").aggregate(columns).to_pylist()
+    counts = {row["reason"]: row["num_bytes_count"] for row in reasons}
+    num_bytes = {row["reason"]: row["num_bytes_sum"] for row in reasons}
+    # The tokens of documents that were rejected before they were tokenized are null.
+    num_tokens = {row["reason"]: row["num_tokens_sum"] for row in reasons if row["num_tokens_sum"]}
     num_duplicates, duplicate_bytes = counts.pop(DUPLICATE, 0), num_bytes.pop(DUPLICATE, 0)
+    duplicate_tokens = num_tokens.pop(DUPLICATE, 0)
     documents = accepted.filter(pc.equal(accepted["occurrence"], 0))
     is_train = pc.equal(accepted["split"], TRAIN)
     train = accepted.filter(is_train)
@@ -192,11 +207,15 @@ def _language_counts(accepted: pa.Table, rejected: pa.Table) -> dict[str, Any]:
         "raw_bytes": _sum(documents["num_bytes"]) + _sum(rejected["num_bytes"]),
         "rejected": dict(sorted(counts.items())),
         "rejected_bytes": dict(sorted(num_bytes.items())),
+        "rejected_tokens": dict(sorted(num_tokens.items())),
         "duplicates": num_duplicates,
         "duplicate_bytes": duplicate_bytes,
+        "duplicate_tokens": duplicate_tokens,
         "documents": documents.num_rows,
         "bytes": _sum(documents["num_bytes"]),
         "tokens": _sum(documents["num_tokens"]),
+        "train_documents": train.num_rows,
+        "train_bytes": _sum(train["num_bytes"]),
         "train_tokens": _sum(train["num_tokens"]),
         "held_out_documents": held_out.num_rows,
         "held_out_tokens": _sum(held_out["num_tokens"]),

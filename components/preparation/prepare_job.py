@@ -80,7 +80,9 @@ class PrepareJob(Config):
             folder=str(folder.resolve()),
             verify_fraction=verify_fraction(sum(p.text_bytes for p in partitions)),
             max_epochs=max((p.source.epochs for p in partitions), default=1.0),
-            origins=tuple(dict.fromkeys(p.source.label for p in partitions)),
+            origins=tuple(
+                dict.fromkeys(p.source.label for p in partitions if not p.source.group_by_name)
+            ),
             run_bytes=int(execution.task_bytes * _TASK_MEMORY_SHARE),
             **settings,
         )

@@ -57,6 +57,8 @@ class PartitionStats(NamedTuple):
     raw_bytes: int
     rejected: Counter[str]
     """Documents by reason."""
+    rejected_bytes: Counter[str]
+    """Their bytes by reason."""
     num_quarantined: int
     """Records that cannot be read."""
     tokens: Counter[str]
@@ -228,12 +230,14 @@ def _partition_stats(
     runs: Sequence[Path],
     rows: Sequence[dict[str, Any]],
 ) -> PartitionStats:
-    rejected, tokens, held_out_tokens = Counter[str](), Counter[str](), Counter[str]()
+    rejected, rejected_bytes = Counter[str](), Counter[str]()
+    tokens, held_out_tokens = Counter[str](), Counter[str]()
     documents = [row for row in rows if row["occurrence"] in FIRST_OCCURRENCES]
     for row in rows:
         if row["reason"] is not None:
             if row["occurrence"] in FIRST_OCCURRENCES:
                 rejected[row["reason"]] += row["num_bytes_count"]
+                rejected_bytes[row["reason"]] += row["num_bytes_sum"]
             continue
         tokens[row["language"]] += row["num_tokens_sum"]
         if row["held_out"]:
@@ -245,6 +249,7 @@ def _partition_stats(
         num_documents=sum(row["num_bytes_count"] for row in documents),
         raw_bytes=sum(row["num_bytes_sum"] for row in documents),
         rejected=rejected,
+        rejected_bytes=rejected_bytes,
         num_quarantined=sum(result["quarantined"].values()),
         tokens=tokens,
         held_out_tokens=held_out_tokens,

@@ -26,7 +26,7 @@ ROW_SCHEMA = pa.schema(
     [
         *DOCUMENT_SCHEMA,
         ("occurrence", pa.int16()),
-        ("origin", pa.int32()),
+        ("origin", pa.large_string()),
         ("language", pa.large_string()),
         ("license", pa.large_string()),
         ("source", pa.large_string()),
@@ -37,7 +37,7 @@ ROW_SCHEMA = pa.schema(
         ("bands", pa.list_(pa.uint64())),
     ]
 )
-"""`occurrence`: see `DEDUP_SORT_KEYS`. `origin` is the index of the source in `PrepareJob.origins`.
+"""`occurrence`: see `DEDUP_SORT_KEYS`. `origin` is the name of the source in statistics.
 `num_bytes` is of the raw text. `excerpt` is null for accepted documents, `tokens` (little-endian
 uint16, separator last) for rejected documents. `bands`, the MinHash signature, is null unless
 near-duplicate detection is enabled."""

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import JsonValue
 
+from components.core.errors import ConfigError
 from components.core.files import write_jsonl
 from components.core.progress import poll_progress
 from components.data.config import DataExecution
@@ -51,6 +52,8 @@ MATCHES_JSONL = "matches.jsonl"
 _EXCERPT_CHARACTERS = 200
 _MAX_QUARANTINED = 1000
 """Quarantined records of a partition that are stored; all are counted."""
+_MAX_GROUPS = 1000
+"""Groups of a source in statistics (assumption: more rows are not readable)."""
 _NUM_EXAMPLES = 3
 """Quarantined records of a partition that an error may quote."""
 
@@ -116,6 +119,7 @@ def tokenize_partition(task: Any) -> JsonValue:
         verified_documents, verified_tokens, and quarantined_examples.
 
     Raises:
+        ConfigError: a source has too many groups in statistics.
         DataError: the file cannot be read, or the encoder differs from the reference.
     """
     tools = _load_tools(Path(task["job"]).read_text(encoding="utf-8"))
@@ -163,7 +167,7 @@ class _PartitionTokenizer:
         self._matches: list[dict[str, JsonValue]] = []
         self._quarantined: list[dict[str, JsonValue]] = []
         self._partition = partition
-        self._origin = self._job.origins.index(partition.source.label)
+        self._groups: set[str] = set()
         self._counts: Counter[str] = Counter()
         self._num_quarantined: Counter[str] = Counter()
         self._num_skipped: Counter[str] = Counter()
@@ -212,8 +216,6 @@ class _PartitionTokenizer:
         self._counts["bytes"] += int(pc.sum(num_bytes).as_py())
         self._counts["rejected"] += len(texts) - int(pc.sum(is_accepted).as_py() or 0)
         tokens = self._encode(records.filter(is_accepted), documents.filter(is_accepted))
-        excerpts = pc.utf8_slice_codeunits(texts, 0, _EXCERPT_CHARACTERS)
-        no_excerpt = pa.scalar(None, type=pa.large_string())
         occurrence = np.where(is_sampled, 0, NOT_SAMPLED_OCCURRENCE)
         columns = {
             "order": documents["order"],
@@ -221,13 +223,13 @@ class _PartitionTokenizer:
             "held_out": documents["held_out"],
             "reason": reasons,
             "occurrence": pa.array(occurrence, type=pa.int16()),
-            "origin": pa.repeat(pa.scalar(self._origin, pa.int32()), len(texts)),
+            "origin": self._origins(records["source"]),
             "language": records["language"],
             "license": records["license"],
             "source": records["source"],
             "path": records["path"],
             "num_bytes": num_bytes.cast(pa.int64()),
-            "excerpt": pc.if_else(is_accepted, no_excerpt, excerpts),
+            "excerpt": self._excerpts(texts, pc.invert(is_accepted)),
             "tokens": _expand_to_all_rows(tokens, is_accepted),
             "bands": self._bands(texts),
         }
@@ -235,6 +237,29 @@ class _PartitionTokenizer:
         self._runs.add(rows)
         for number in range(1, counts.max(initial=0)):
             self._runs.add(_repeat(rows.filter(pa.array(counts > number)), number, self._job.seed))
+
+    def _origins(self, names: pa.LargeStringArray) -> pa.Array:
+        """The name of each document's source in statistics."""
+        source = self._partition.source
+        label = pa.scalar(source.label, pa.large_string())
+        if not source.group_by_name:
+            return pa.repeat(label, len(names))
+        origins = pc.if_else(pc.equal(names, ""), label, names)
+        self._groups.update(origins.unique().to_pylist())
+        if len(self._groups) > _MAX_GROUPS:
+            raise ConfigError(
+                f"{self._partition.name} has more than {_MAX_GROUPS:,} values of "
+                f"{source.name or 'its name'}, and its source has group_by_name",
+                expected="a few values, each a row of the statistics",
+                fix=f"set group_by_name of the source {source.uri} to false",
+            )
+        return origins
+
+    def _excerpts(self, texts: pa.LargeStringArray, is_rejected: pa.Array) -> pa.Array:
+        """The beginnings of rejected documents, redacted as accepted documents are; else null."""
+        rejected = redact(texts.filter(is_rejected), self._job.rules.redaction).texts
+        excerpts = pc.utf8_slice_codeunits(rejected, 0, _EXCERPT_CHARACTERS)
+        return _expand_to_all_rows(excerpts, is_rejected)
 
     def _num_occurrences(self, documents: pa.RecordBatch, reasons: pa.Array) -> Counts:
         """How often each document occurs: rejected and held-out documents once."""
@@ -335,8 +360,8 @@ def _with_separators(encoded: RaggedIds, eot_id: int) -> pa.LargeBinaryArray:
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(encoded), buffers)
 
 
-def _expand_to_all_rows(values: pa.Array, is_accepted: pa.Array) -> pa.Array:
-    """Put the values of accepted rows at their rows, null elsewhere."""
-    mask = is_accepted.to_numpy(zero_copy_only=False)
+def _expand_to_all_rows(values: pa.Array, is_selected: pa.Array) -> pa.Array:
+    """Put the values of selected rows at their rows, null elsewhere."""
+    mask = is_selected.to_numpy(zero_copy_only=False)
     indices = np.cumsum(mask) - 1
     return values.take(pa.array(indices, mask=~mask))

@@ -19,7 +19,7 @@ from components.evaluation.benchmarks.mtpb import MULTI, SINGLE
 from components.report.formatting import count, join_words, plural, short_digest
 from components.report.page import Block, Section, Statement, section
 from components.report.rejects import contamination_statement
-from components.report.results import Measurement, RunResults, stage_title
+from components.report.results import BENCHMARKS, RunResults, benchmark_title, stage_title
 from components.report.table import Cell, Table, Value, group, stage_cell, table
 
 SIZES = ("350M", "2.7B", "6.1B", "16.1B")
@@ -46,6 +46,7 @@ Result = dict[str, Any]
 class BenchmarkResults(NamedTuple):
     """The evaluations of a run by a benchmark."""
 
+    name: str
     by_stage: dict[str, Result]
     artifacts: Sequence[Artifact]
 
@@ -66,8 +67,7 @@ class BenchmarkResults(NamedTuple):
 def benchmark_section(
     results: RunResults,
     store: Store,
-    benchmark: Measurement,
-    title: str,
+    benchmark: str,
     lead: str,
     blocks: Callable[[BenchmarkResults], Sequence[Block | None]],
 ) -> Section:
@@ -76,24 +76,27 @@ def benchmark_section(
     Args:
         blocks: returns the table of scores, then the other blocks.
     """
+    title = benchmark_title(benchmark)
+    # The name of a benchmark that is not in the paper may be the anchor of another section.
+    anchor = benchmark if benchmark in BENCHMARKS else f"benchmark-{benchmark}"
     contamination = contamination_statement(results, benchmark)
     evaluations = _read_results(results, store, benchmark)
     if not evaluations.by_stage:
         reason = results.skipped.get(benchmark, "not part of this run")
-        return section(benchmark, title, lead, Statement(None, f"Not run: {reason}"), contamination)
+        return section(anchor, title, lead, Statement(None, f"Not run: {reason}"), contamination)
     scores, *others = blocks(evaluations)
     statements = _execution_statements(evaluations)
-    return section(benchmark, title, lead, *statements, scores, contamination, *others)
+    return section(anchor, title, lead, *statements, scores, contamination, *others)
 
 
-def _read_results(results: RunResults, store: Store, benchmark: Measurement) -> BenchmarkResults:
+def _read_results(results: RunResults, store: Store, benchmark: str) -> BenchmarkResults:
     """The results of the stages that a benchmark evaluated."""
     artifacts = results.evaluations_of(benchmark)
     by_stage = {
         stage: read_json(store.fetch_verified(artifact) / "results.json")
         for stage, artifact in artifacts.items()
     }
-    return BenchmarkResults(by_stage, list(artifacts.values()))
+    return BenchmarkResults(benchmark, by_stage, list(artifacts.values()))
 
 
 def _execution_statements(benchmark: BenchmarkResults) -> tuple[Statement, ...]:

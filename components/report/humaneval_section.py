@@ -1,4 +1,5 @@
-"""The HumanEval section: pass@k beside the paper's, its curves, sample outcomes, and every problem.
+"""The sections of HumanEval, and of the benchmarks that are evaluated by its protocol: pass@k, its
+curves, sample outcomes, and every problem. HumanEval's scores are shown beside the paper's.
 
 With several temperatures the score is the best of them for each k, as in the paper; each
 temperature's score is shown beside it. Curves use the same estimator on the same counts for more k.
@@ -32,6 +33,7 @@ from components.report.page import Section
 from components.report.results import RunResults, stage_title
 from components.report.table import Cell, Column, Table, Value, group, sources_of, table
 
+_HUMANEVAL = "humaneval"
 _NUM_POINTS = 40
 """Points of a curve: every k up to it, then evenly on the logarithmic axis. Assumption: enough to
 read it."""
@@ -39,13 +41,22 @@ read it."""
 
 def humaneval_section(results: RunResults, store: Store) -> Section:
     """HumanEval, or why it was not run."""
+    lead = "Programs for 164 documented functions, executed against hidden tests."
+    return _pass_at_k_section(results, store, _HUMANEVAL, lead)
+
+
+def custom_section(results: RunResults, store: Store, benchmark: str) -> Section:
+    """A benchmark that is not in the paper, or why it was not run."""
+    lead = "Programs for the problems of the recipe's file, by the protocol of HumanEval."
+    return _pass_at_k_section(results, store, benchmark, lead)
+
+
+def _pass_at_k_section(results: RunResults, store: Store, benchmark: str, lead: str) -> Section:
     return benchmark_section(
         results,
         store,
-        "humaneval",
-        "HumanEval",
-        "Programs for 164 documented functions, executed against hidden tests. pass@k: probability "
-        "that at least one of k samples passes.",
+        benchmark,
+        f"{lead} pass@k: probability that at least one of k samples passes.",
         lambda benchmark: [
             _score_table(benchmark),
             _curves(benchmark),
@@ -58,7 +69,8 @@ def humaneval_section(results: RunResults, store: Store) -> Section:
 def _score_table(benchmark: BenchmarkResults) -> Table:
     temperatures = _temperatures(benchmark)
     several = temperatures if len(temperatures) > 1 else ()
-    paper_rows = [row for row in paper_values("humaneval") if row["family"] == "codegen"]
+    in_paper = benchmark.name == _HUMANEVAL
+    paper_rows = [row for row in paper_values(_HUMANEVAL) if row["family"] == "codegen"]
     rows: list[list[Value]] = []
     for stage, result in benchmark.by_stage.items():
         # If nothing was executed, a row for the reason.
@@ -66,20 +78,18 @@ def _score_table(benchmark: BenchmarkResults) -> Table:
             name = Cell(f"{stage_title(stage)} pass@{k}", stage=stage)
             scores = _best(result, str(k), bool(several))
             scores += _by_temperature(result, str(k), several)
-            rows.append([name, *scores, *paper_cells(paper_rows, stage, f"pass@{k}")])
+            quoted = paper_cells(paper_rows, stage, f"pass@{k}") if in_paper else []
+            rows.append([name, *scores, *quoted])
     columns = [Column("this run"), Column("95 % interval")]
     if several:
         columns = group("this run", "best", "95 % interval", "at")
         columns += group("at temperature", *(f"{temperature:g}" for temperature in several))
     selection = " They do not include the choice of the best temperature." if several else ""
-    return table(
-        "pass@k in percent",
-        ["", *columns, *PAPER_COLUMNS],
-        rows,
-        benchmark.artifacts,
-        footnote=f"{protocol_summary(benchmark)} {INTERVALS}{selection} "
-        f"The paper: {paper_values('humaneval', 'metric')}. {UNVERIFIED}",
-    )
+    footnote = f"{protocol_summary(benchmark)} {INTERVALS}{selection}"
+    if in_paper:
+        columns = [*columns, *PAPER_COLUMNS]
+        footnote += f" The paper: {paper_values(_HUMANEVAL, 'metric')}. {UNVERIFIED}"
+    return table("pass@k in percent", ["", *columns], rows, benchmark.artifacts, footnote=footnote)
 
 
 def _temperatures(benchmark: BenchmarkResults) -> tuple[float, ...]:

@@ -44,7 +44,6 @@ def mtpb_section(results: RunResults, store: Store) -> Section:
         results,
         store,
         "mtpb",
-        "MTPB",
         "Programs that are written over several turns of a conversation, or in a single turn from "
         "all prompts joined, and graded by the last value that they print.",
         lambda benchmark: [

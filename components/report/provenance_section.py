@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from components.core.artifact import Artifact
 from components.core.files import read_json
@@ -29,13 +29,12 @@ def lineage_section(results: RunResults) -> Section:
         "Each artifact records the SHA-256 of its files and of its inputs. Hover over a short "
         "digest for the full one."
     )
-    pins = {
-        str(raw.provenance["dvc_md5"])
-        for raw in results.raw.values()
-        if "dvc_md5" in raw.provenance
-    }
+    pins: dict[str, str] = {}
+    for raw in results.raw.values():
+        pins |= cast(dict[str, str], raw.provenance.get("dvc_pins", {}))
     roots = [
-        Node(label="data.dvc", digest=short_digest(md5), title=f"md5 {md5}") for md5 in sorted(pins)
+        Node(label=file, digest=short_digest(md5), title=f"md5 {md5}")
+        for file, md5 in sorted(pins.items())
     ]
     inputs = {"vocabulary": results.raw.get("vocabulary"), "tokenizer": results.tokenizer}
     roots += [_node(artifact, label) for label, artifact in inputs.items() if artifact]

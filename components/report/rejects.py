@@ -20,7 +20,7 @@ from components.dataset.manifests import (
 )
 from components.report.formatting import join_words
 from components.report.page import NO_EXCERPT, Block, CodeSample, Listing, Statement
-from components.report.results import BENCHMARKS, RunResults, stage_title
+from components.report.results import BENCHMARKS, RunResults, benchmark_title, stage_title
 from components.report.table import Cell, Table, Value, sources_of, stage_cell, table
 
 _EXCERPTS_PER_REASON = 3
@@ -57,7 +57,7 @@ def contamination_statement(results: RunResults, benchmark: str) -> Statement | 
         if benchmark in numbers
     ]
     not_searched = [stage for stage, numbers in counts.items() if benchmark not in numbers]
-    name = BENCHMARKS[benchmark]
+    name = benchmark_title(benchmark)
     sentences: list[str] = []
     if searched:
         sentences.append(
@@ -66,9 +66,8 @@ def contamination_statement(results: RunResults, benchmark: str) -> Statement | 
         )
     if not_searched:
         sentences.append(
-            f"The documents of {join_words(not_searched)} were not searched for {name}: its "
-            "problems were not available or not configured when these corpora were prepared. The "
-            "model may have been trained on them."
+            f"The documents of {join_words(not_searched)} were not searched for {name}, since the "
+            "recipe does not search for it. The model may have been trained on its problems."
         )
     return Statement(None if not_searched else True, " ".join(sentences))
 
@@ -80,7 +79,7 @@ def _contamination_table(prepared: Mapping[str, Artifact]) -> Table:
     not_searched = Cell("not searched", tone="quiet")
     return table(
         "Documents rejected because they contain a part of a benchmark",
-        ["corpus", *(BENCHMARKS.get(name, name) for name in names)],
+        ["corpus", *map(benchmark_title, names)],
         [
             [stage_cell(corpus), *(numbers.get(name, not_searched) for name in names)]
             for corpus, numbers in counts.items()

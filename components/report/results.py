@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from pydantic import JsonValue
 
@@ -17,10 +16,10 @@ from components.core.artifact import Artifact
 from components.core.files import read_jsonl
 from components.core.store import Store
 
-Measurement = Literal["bits-per-byte", "humaneval", "mtpb"]
-
+BITS_PER_BYTE = "bits-per-byte"
+"""The measurement that is no benchmark."""
 BENCHMARKS = {"humaneval": "HumanEval", "mtpb": "MTPB"}
-"""The benchmarks as they are written."""
+"""The benchmarks of the paper as they are written."""
 METRICS = "observed/metrics.jsonl"
 """The trainer's record of each step."""
 
@@ -67,8 +66,9 @@ class RunResults:
     initial: Artifact | None = None
     """The model that the first stage started from; None for random weights."""
     validation: tuple[Artifact, ...] = ()
-    evaluations: Mapping[tuple[str, Measurement], Artifact]
-    """Evaluations by stage and measurement; a skipped benchmark is absent."""
+    evaluations: Mapping[tuple[str, str], Artifact]
+    """Evaluations by stage and measurement: `BITS_PER_BYTE` or a benchmark. A skipped benchmark is
+    absent."""
     during_training: Mapping[str, Mapping[int, Artifact]] = field(default_factory=dict)
     """Bits per byte of checkpoints inside a stage, by stage and tokens of the stage."""
     samples: tuple[Artifact, ...] = ()
@@ -122,6 +122,12 @@ class RunResults:
                         yield samples
                 yield evaluation
 
+    @property
+    def benchmarks(self) -> tuple[str, ...]:
+        """The benchmarks of the paper, then the others of this run by name."""
+        names = {name for _, name in self.evaluations} | set(self.skipped)
+        return (*BENCHMARKS, *sorted(names - {BITS_PER_BYTE, *BENCHMARKS}))
+
     def evaluations_of(self, measurement: str) -> dict[str, Artifact]:
         """The evaluations of a measurement by stage, in the order of the stages."""
         by_stage = {
@@ -141,6 +147,11 @@ class RunResults:
         """The stage whose checkpoint has the name of a registered version."""
         names = {checkpoint.name: stage for stage, checkpoint in self.checkpoints.items()}
         return names.get(version.name)
+
+
+def benchmark_title(name: str) -> str:
+    """The title of a benchmark: those of the paper as it writes them."""
+    return BENCHMARKS.get(name, name)
 
 
 def stage_title(name: str) -> str:

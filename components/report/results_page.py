@@ -16,7 +16,7 @@ from components.report.bits_per_byte_section import (
 )
 from components.report.corpus import corpus_section
 from components.report.formatting import count, duration, join_words, percent
-from components.report.humaneval_section import humaneval_section
+from components.report.humaneval_section import custom_section, humaneval_section
 from components.report.mtpb_section import mtpb_section
 from components.report.page import Card, Cards, KeyValueList, Page, Section, Statement, section
 from components.report.provenance_section import (
@@ -26,6 +26,7 @@ from components.report.provenance_section import (
     steps_section,
 )
 from components.report.results import (
+    BENCHMARKS,
     RegisteredVersion,
     RunResults,
     last_attempt_seconds,
@@ -63,11 +64,13 @@ def results_page(results: RunResults, store: Store) -> Page:
 
 
 def program_sections(results: RunResults, store: Store) -> tuple[Section, ...]:
-    """The sections on generated programs: the benchmarks and samples. A new benchmark is added
-    here."""
+    """The sections on generated programs: the benchmarks and samples. A benchmark with a protocol
+    of its own is added here."""
+    custom = [name for name in results.benchmarks if name not in BENCHMARKS]
     return (
         humaneval_section(results, store),
         mtpb_section(results, store),
+        *(custom_section(results, store, name) for name in custom),
         samples_section(results, store),
     )
 

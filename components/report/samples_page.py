@@ -17,7 +17,7 @@ from components.core.files import read_json, read_jsonl
 from components.core.store import Store
 from components.report.benchmark_results import PASSED, outcome_name, set_name
 from components.report.page import CodeSample, Listing, Page, Paragraph, Section, Statement, section
-from components.report.results import BENCHMARKS, RunResults, stage_title
+from components.report.results import RunResults, benchmark_title, stage_title
 from components.report.table import Table, TableSource, Value, sources_of, stage_cell, table
 
 SAMPLES_PAGE = "samples.html"
@@ -86,7 +86,7 @@ def samples_page(results: RunResults, store: Store) -> Page:
 
 def _evaluations(results: RunResults) -> Iterator[tuple[str, str, Artifact]]:
     """Benchmark, stage and artifact of each evaluation that has samples."""
-    for benchmark in BENCHMARKS:
+    for benchmark in results.benchmarks:
         for stage, artifact in results.evaluations_of(benchmark).items():
             yield benchmark, stage, artifact
 
@@ -130,7 +130,7 @@ def _count_table(counts: Counts) -> Table:
             _count(on_page[outcome], outcomes[outcome]) if executed or on_page[outcome] else None
             for outcome in columns
         )
-        name = stage_cell(stage, BENCHMARKS[benchmark])
+        name = stage_cell(stage, benchmark_title(benchmark))
         rows.append([name, _count(on_page.total(), outcomes.total()), *cells])
     return table(
         "Samples shown and in total",
@@ -166,7 +166,7 @@ class _SampleFormatter:
 
     def __init__(self, stage: str, benchmark: str, artifact: Artifact, store: Store) -> None:
         self._stage = stage
-        self._benchmark = BENCHMARKS[benchmark]
+        self._benchmark = benchmark_title(benchmark)
         result = read_json(store.fetch_verified(artifact) / "results.json")
         self._sets: dict[str, Any] = result["sets"]
 

@@ -17,7 +17,7 @@ from pydantic import JsonValue
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
 from components.core.errors import DataError
-from components.core.files import write_atomic, write_json
+from components.core.files import read_json, write_atomic, write_json
 from components.core.fingerprint import sha256_file
 from components.tokenizer.config import (
     END_OF_TEXT,
@@ -33,6 +33,7 @@ CODE_VERSION = 1
 TOKENIZER_JSON = "tokenizer.json"
 TOKENIZER_CONFIG_JSON = "tokenizer_config.json"
 
+_OWN_FILES = ("gpt2.tiktoken", "vocab.json")
 _MODEL_MAX_LENGTH = 2048
 """`model_max_length` of the released tokenizers."""
 
@@ -41,8 +42,7 @@ def build_tokenizer(ranks: Path, config: TokenizerConfig, folder: Path) -> dict[
     """Write `tokenizer.json` and `tokenizer_config.json` into `folder`.
 
     Args:
-        ranks: GPT-2's vocabulary in the tiktoken format, `base64(token) rank` per line
-            (`data/vocabulary/gpt2.tiktoken`).
+        ranks: GPT-2's vocabulary in the tiktoken format, `base64(token) rank` per line.
         config: number of merges.
         folder: an existing folder.
 
@@ -62,6 +62,44 @@ def build_tokenizer(ranks: Path, config: TokenizerConfig, folder: Path) -> dict[
         "eot_id": config.eot_id,
         "ranks_sha256": sha256_file(ranks),
     }
+
+
+def read_own_ranks(path: Path) -> bytes:
+    """GPT-2's byte-pair ranks in tiktoken's format, from a file of the user.
+
+    Args:
+        path: `gpt2.tiktoken`; or `vocab.json` of GPT-2 or of a released CodeGen model, whose ids
+            below that of `<|endoftext|>` are the ranks; or a folder with one of them.
+
+    Raises:
+        DataError: there is no such file, or it has another format.
+    """
+    files = [path / name for name in _OWN_FILES] if path.is_dir() else [path]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        raise DataError(
+            f"the vocabulary {path} does not exist, or is a folder without one",
+            expected=f"{' or '.join(_OWN_FILES)}, or a folder with one of them",
+            fix="correct CODEGEN_VOCABULARY, or unset it to fetch the vocabulary",
+        )
+    if file.suffix != ".json":
+        return file.read_bytes()
+    byte_of = {character: value for value, character in enumerate(byte_characters())}
+    try:
+        ids = {str(token): int(rank) for token, rank in read_json(file).items()}
+        num_ranks = ids.get(END_OF_TEXT, len(ids))
+        tokens = sorted((rank, token) for token, rank in ids.items() if rank < num_ranks)
+        lines = [
+            f"{base64.b64encode(bytes(byte_of[character] for character in token)).decode()} {rank}"
+            for rank, token in tokens
+        ]
+    except (ValueError, TypeError, AttributeError, KeyError) as error:
+        raise DataError(
+            f"{file} is not a vocabulary: {error}",
+            expected="a JSON object of tokens and ids, as GPT-2's vocab.json",
+            fix="correct CODEGEN_VOCABULARY, or unset it to fetch the vocabulary",
+        ) from error
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def byte_characters() -> list[str]:
@@ -92,7 +130,7 @@ def _read_ranks(path: Path, num_tokens: int) -> list[bytes]:
         raise DataError(
             f"{path} does not exist",
             expected="GPT-2's vocabulary",
-            fix="fetch it with `codegen data pull`",
+            fix="run `codegen prepare`, which fetches it",
         )
     tokens: list[bytes] = []
     for number, line in enumerate(path.read_bytes().splitlines()[:num_tokens], start=1):
@@ -117,7 +155,7 @@ def _read_ranks(path: Path, num_tokens: int) -> list[bytes]:
 
 def _bad_table(got: str, expected: str) -> DataError:
     return DataError(
-        got, expected=expected, fix="fetch the vocabulary again with `codegen data pull`"
+        got, expected=expected, fix="use a vocabulary with as many merges, or fewer num_merges"
     )
 
 

@@ -75,11 +75,11 @@ def _rendezvous() -> tuple[Any, int, int]:
     return store, rank, world_size
 
 
-def build_engine(model: nn.Module, weight_decay: float, config: dict[str, Any]) -> Any:
-    """DeepSpeed's engine; `engine(tokens, z_loss=...)` computes the loss of a micro-batch.
+def check_config(config: dict[str, Any]) -> None:
+    """Check a configuration before the model is built.
 
     Raises:
-        ConfigError: DeepSpeed refuses a value of the configuration.
+        ConfigError: DeepSpeed refuses a value.
     """
     try:
         DeepSpeedConfig(config)
@@ -90,6 +90,10 @@ def build_engine(model: nn.Module, weight_decay: float, config: dict[str, Any]) 
             fix="correct training.deepspeed_config; observed/deepspeed.json of the stage has the "
             "merged configuration",
         ) from error
+
+
+def build_engine(model: nn.Module, weight_decay: float, config: dict[str, Any]) -> Any:
+    """DeepSpeed's engine; `engine(tokens, z_loss=...)` computes the loss of a micro-batch."""
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=_parameter_groups(model.parameters(), weight_decay),

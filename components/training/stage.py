@@ -8,19 +8,21 @@ at most the steps after its last checkpoint.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from components.core.artifact import OBSERVED_DIR
-from components.core.errors import ConfigError, StageLockedError
+from components.core.errors import StageLockedError
 from components.core.files import wrap_disk_full, write_json
 from components.core.locks import exclusive_lock
-from components.model.huggingface import load_checkpoint, save_checkpoint
+from components.model.huggingface import write_checkpoint
 from components.model.transformer import CodeGen
 from components.training.auto_micro_batch import resolve_micro_batch, resolve_precision
 from components.training.batches import Batches, open_split
@@ -39,11 +41,13 @@ from components.training.distributed import (
     SequenceSlice,
     broadcast_object,
     build_engine,
+    check_config,
     gather_full_fp32_param,
     init_process_group,
 )
 from components.training.hardware import Hardware, measure_hardware, select_device
 from components.training.launch.failure import wrap_os_errors
+from components.training.model_build import build_model, open_weights
 from components.training.monitors import (
     close_monitors,
     rewind_monitors,
@@ -112,10 +116,9 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     # These fail before the rendezvous, in which the other ranks would wait.
     check_fp16_support(file.execution)
     open_split(run, file.execution.streaming)
-    model = _load_or_init_model(run)
+    weights = open_weights(run)
     init_process_group(device)
     execution, hardware = _resolve_execution(folder, file, device)
-    apply_execution(model, execution, device)
     checkpoints = CheckpointManager(folder / WORK_FOLDER, run, execution, hardware.precision)
     resume_point = checkpoints.find_resume_point()
     config = deepspeed_config(
@@ -130,6 +133,9 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     if rank == 0:
         write_json(folder / DEEPSPEED_FILE, config)
         set_wandb_variables(config, monitor_folder, folder / WORK_FOLDER)
+    check_config(config)
+    model = build_model(run.model, weights, device, hardware.precision, config)
+    apply_execution(model, execution, device)
     engine, inherited_updates = _build_engine(model, run, config, resume_point)
     num_samples = num_sequences_per_step(run.config, run.model.context_length)
     # DeepSpeed multiplies by ranks instead of replicas, and its monitors count these samples.
@@ -152,9 +158,11 @@ def _train(folder: Path, file: RunFile, rank: int, local_rank: int) -> None:
     if run.save_optimizer_state:
         num_updates = inherited_updates + run.config.steps - skip_state.num_without_update
         save_optimizer_state(engine, model, folder, num_updates)
-    trained_model = _gather_model(model)
+    weights_by_name = _gathered_weights(model)
     if rank == 0:
-        _write_result(folder, trained_model, run, skip_state)
+        _write_result(folder, weights_by_name, run, skip_state)
+    else:
+        deque(weights_by_name, maxlen=0)
     dist.barrier()
     dist.destroy_process_group()
     if rank == 0:
@@ -202,37 +210,19 @@ def _build_engine(
     return engine, inherited_updates
 
 
-def _gather_model(model: CodeGen) -> CodeGen:
-    """The trained model in fp32 on the CPU of rank 0. All ranks call this together."""
+def _gathered_weights(model: CodeGen) -> Iterator[tuple[str, Tensor]]:
+    """Yield the trained weights in fp32, gathered one at a time. All ranks iterate together."""
     with torch.device("meta"):
-        gathered = CodeGen(model.config)
-    is_first = dist.get_rank() == 0
-    if is_first:
-        gathered.to_empty(device="cpu")
-    parameters = zip(gathered.named_parameters(), model.parameters(), strict=True)
-    for (name, target), trained in parameters:
+        shapes = [parameter.shape for parameter in CodeGen(model.config).parameters()]
+    for (name, trained), shape in zip(model.named_parameters(), shapes, strict=True):
         num_parts = 3 if name.endswith(".qkv.weight") else 1
-        value = gather_full_fp32_param(trained, target.shape, num_parts=num_parts)
-        if is_first:
-            target.data.copy_(value)
-    return gathered
+        yield name, gather_full_fp32_param(trained, shape, num_parts=num_parts)
 
 
-def _load_or_init_model(run: StageRun) -> CodeGen:
-    if run.init_from is None:
-        return CodeGen(run.model, seed=run.seed)
-    model = load_checkpoint(Path(run.init_from.folder))
-    if model.config != run.model:
-        raise ConfigError(
-            f"stage {run.stage} starts from a checkpoint of a model with {model.config}",
-            expected=f"the recipe's model, {run.model}",
-            fix="start from a checkpoint of the same recipe",
-        )
-    return model
-
-
-def _write_result(folder: Path, model: CodeGen, run: StageRun, skip_state: SkipState) -> None:
-    save_checkpoint(model, Path(run.tokenizer.folder), folder)
+def _write_result(
+    folder: Path, weights: Iterable[tuple[str, Tensor]], run: StageRun, skip_state: SkipState
+) -> None:
+    write_checkpoint(run.model, weights, Path(run.tokenizer.folder), folder)
     result = {
         "steps": run.config.steps,
         "tokens": run.config.steps * run.config.global_batch_tokens,

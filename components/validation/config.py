@@ -1,18 +1,24 @@
 """The limits that suites apply.
 
 Suites are files and limits are recipe fields: a rule refers to a limit as
-`{"$PARAMETER": "max_document_bytes"}`, so a recipe can change a limit without editing a suite. The
-location of the suites is here too, but it is not part of the recipe hash; their content is (see
+`{"$PARAMETER": "max_document_bytes"}`, so a recipe can change a limit without editing a suite. A
+corpus can have limits of its own, because real corpora differ: the Pile has no licenses, code has.
+The location of the suites is here too, but it is not part of the recipe hash; their content is (see
 `suite_files.validation_identity`).
 """
 
 from __future__ import annotations
 
-from typing import Literal
+import difflib
+from typing import Literal, Self
 
-from pydantic import Field, JsonValue
+from pydantic import Field, JsonValue, model_validator
 
 from components.core.config import Config
+from components.core.errors import ConfigError
+
+_NO_LIMITS = ("suites", "drift", "corpora")
+"""Fields that are no limits of a corpus."""
 
 
 class ValidationConfig(Config):
@@ -26,13 +32,13 @@ class ValidationConfig(Config):
     archive."""
     min_documents_per_language: int = Field(default=10, ge=0)
     """Assumption: just below the smallest pinned language (tiny JavaScript, 12 documents)."""
-    max_without_license: int = Field(default=0, ge=0)
-    """Maximum documents per language with an empty license. 0 in pinned corpora; some sources, such
-    as the Pile, have no licenses."""
-    max_without_path: int = Field(default=0, ge=0)
-    """Maximum documents per language with an empty path. 0 in pinned corpora."""
-    max_without_source: int = Field(default=0, ge=0)
-    """Maximum documents per language with an empty source. 0 in pinned corpora."""
+    max_without_license_fraction: float = Field(default=0, ge=0, le=1)
+    """Maximum fraction of documents per language with an empty license. 0 in pinned corpora; some
+    sources, such as the Pile, have no licenses."""
+    max_without_path_fraction: float = Field(default=0, ge=0, le=1)
+    """Maximum fraction of documents per language with an empty path. 0 in pinned corpora."""
+    max_without_source_fraction: float = Field(default=0, ge=0, le=1)
+    """Maximum fraction of documents per language with an empty source. 0 in pinned corpora."""
     max_document_bytes: int = Field(default=8 * 2**20, ge=1)
     """Size above which a document is too large. Assumption: it is a dump or several files.
     Measured: the largest pinned document has 2.2 MB (zstd.c)."""
@@ -60,12 +66,6 @@ class ValidationConfig(Config):
     """Minimum documents per split. Assumption: 1 is enough to compute bits per byte."""
     min_sequences_per_split: int = Field(default=1, ge=1)
     """Minimum full sequences per split. Assumption: 1 is enough to compute bits per byte."""
-    max_rejected_fraction: float = Field(default=0.9, ge=0, le=1)
-    """Maximum fraction of documents per language that filters reject. Assumption: more means wrong
-    archives or a broken filter. Measured: at most 0.43 % (multi, Go) in pinned corpora."""
-    max_duplicate_fraction: float = Field(default=0.9, ge=0, le=1)
-    """Maximum fraction of duplicate documents per language. Assumption: more means that archives
-    were read repeatedly. Measured: at most 0.21 % (mono) in pinned corpora."""
     max_duplicate_path_fraction: float = Field(default=0, ge=0, le=1)
     """Maximum fraction of documents per language, including rejected documents, that share source
     and path with another document. 0 in pinned corpora; more means that an archive was read twice.
@@ -88,7 +88,41 @@ class ValidationConfig(Config):
     """Maximum licenses that the previous version did not have. Assumption: a user reviews each new
     license."""
 
+    corpora: dict[str, dict[str, int | float]] = Field(default_factory=dict)
+    """Limits of single corpora, by corpus and limit, in place of those above."""
+
+    @model_validator(mode="after")
+    def _check_corpora(self) -> Self:
+        for corpus, limits in self.corpora.items():
+            for name in limits:
+                if name not in self.limits:
+                    raise _unknown_limit(corpus, name, list(self.limits))
+            try:
+                self.for_corpus(corpus)
+            except ConfigError as error:
+                got = f"validation.corpora.{corpus}: {error.got}"
+                raise ConfigError(got, expected=error.expected, fix=error.fix) from None
+        return self
+
+    def for_corpus(self, corpus: str) -> Self:
+        """Return the limits of a corpus: its own, and the shared limits for the others.
+
+        Raises:
+            ConfigError: a limit has an invalid value.
+        """
+        values = self.model_dump(exclude={"corpora"})
+        return self.parse({**values, **self.corpora.get(corpus, {})})
+
     @property
     def limits(self) -> dict[str, JsonValue]:
-        """All fields except the location of the suites, by name; rules may refer to them."""
-        return self.model_dump(mode="json", exclude={"suites"})
+        """The limits by name; rules may refer to them."""
+        return self.model_dump(mode="json", exclude=set(_NO_LIMITS))
+
+
+def _unknown_limit(corpus: str, name: str, limits: list[str]) -> ConfigError:
+    closest = difflib.get_close_matches(name, limits, n=1)
+    return ConfigError(
+        f"validation.corpora.{corpus} has no limit {name!r}",
+        expected=f"one of {', '.join(limits)}",
+        fix=f"did you mean {closest[0]!r}?" if closest else "choose one of these names",
+    )

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from components.data.filters.quality import DUPLICATE
+from components.validation.dropped_text import EXAMPLE_COLUMNS, LanguageText
 from components.validation.duplicate_keys import (
     NO_KEYS,
     Keys,
@@ -55,9 +56,11 @@ PREPARED_DEFECTS = {
 """Defects of a kept document, each with the name of the value that examples show, or ""."""
 
 _COLUMNS = {
-    DOCUMENTS: ("sha256", "language", "split", "source", "path", "num_tokens", "occurrence"),
-    REJECTS: ("language", "source", "path", "reason"),
-}
+    DOCUMENTS: (
+        "sha256", "language", "split", "source", "path", "num_bytes", "num_tokens", "occurrence"
+    ),
+    REJECTS: ("language", "source", "path", "num_bytes", "reason", *EXAMPLE_COLUMNS),
+}  # fmt: skip
 _ROWS_PER_BATCH = 2**16
 """Some 10 MB."""
 _DIGEST = "^[0-9a-f]{64}$"
@@ -93,6 +96,7 @@ class LanguageDocuments:
     """By a filter."""
     num_duplicates: int = 0
     duplicate_paths: RuleViolations = field(default_factory=RuleViolations)
+    text: LanguageText = field(default_factory=LanguageText)
 
     @property
     def num_raw(self) -> int:
@@ -123,7 +127,7 @@ def _open_table(folder: Path, name: str) -> Iterator[pq.ParquetFile]:
 def read_batches(folder: Path, name: str, columns: Sequence[str] = ()) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a table, all required columns or some, texts as `large_string`."""
     names = list(columns or _COLUMNS[name])
-    types = {"num_tokens": pa.int64(), "occurrence": pa.int64()}
+    types = dict.fromkeys(("num_bytes", "num_tokens", "occurrence"), pa.int64())
     schema = pa.schema([(column, types.get(column, pa.large_string())) for column in names])
     with _open_table(folder, name) as file:
         # An iterator over several row groups keeps the bytes of all previous groups (measured with
@@ -242,7 +246,7 @@ def count_languages(folder: Path, languages: Sequence[str]) -> dict[str, Languag
         num_rows(folder, DOCUMENTS) + num_rows(folder, REJECTS),
     )
     counts = {name: LanguageDocuments() for name in (*languages, OTHER)}
-    for batch in _read_all_documents(folder):
+    for batch in _read_all_documents(folder, EXAMPLE_COLUMNS):
         has_duplicate_path = np.zeros(batch.num_rows, dtype=bool)
         if len(duplicates):
             has_duplicate_path[_has_path(batch)] = is_in(_path_keys(batch), duplicates)
@@ -253,19 +257,29 @@ def count_languages(folder: Path, languages: Sequence[str]) -> dict[str, Languag
             language.num_kept += int((rows & is_kept).sum())
             language.num_duplicates += int((rows & is_duplicate).sum())
             language.num_rejected += int((rows & ~is_kept & ~is_duplicate).sum())
+            language.text.add_kept(batch, rows & is_kept)
+            language.text.add_rejected(batch, rows & ~is_kept)
             violations = find_violations(rows & has_duplicate_path, batch["source"], batch["path"])
             language.duplicate_paths = merge_violations([language.duplicate_paths, violations])
     return counts
 
 
-def _read_all_documents(folder: Path) -> Iterator[pa.RecordBatch]:
-    """Yield kept and rejected documents: language, source, path, reason (null for kept)."""
-    for batch in read_batches(folder, DOCUMENTS, ("language", "source", "path", "occurrence")):
-        first = batch.filter(pa.array(_is_first(batch))).select(["language", "source", "path"])
+def _read_all_documents(
+    folder: Path, reject_columns: Sequence[str] = ()
+) -> Iterator[pa.RecordBatch]:
+    """Yield kept and rejected documents: language, source, path, reason (null for kept), and
+    `num_bytes`.
+
+    Batches of rejected documents also have the `reject_columns`.
+    """
+    columns = ("language", "source", "path", "num_bytes")
+    for batch in read_batches(folder, DOCUMENTS, (*columns, "occurrence")):
+        first = batch.filter(pa.array(_is_first(batch))).select(columns)
         yield first.append_column("reason", pa.nulls(first.num_rows, pa.large_string()))
-    for batch in read_batches(folder, REJECTS):
+    for batch in read_batches(folder, REJECTS, (*columns, *reject_columns, "reason")):
         # A rejected document without a reason is not a kept document.
-        yield batch.set_column(3, "reason", batch["reason"].fill_null(""))
+        index = batch.schema.get_field_index("reason")
+        yield batch.set_column(index, "reason", batch["reason"].fill_null(""))
 
 
 def _path_keys(batch: pa.RecordBatch) -> Keys:

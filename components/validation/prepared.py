@@ -10,7 +10,7 @@ Memory: see `duplicate_keys`, plus 16 bytes per held-out document.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from components.validation.drift import (
     LanguageMetrics,
     prepared_drift_check,
 )
+from components.validation.dropped_text import dropped_shares, limit_parameters, share_column
 from components.validation.profile import OTHER
 from components.validation.rule_results import CountContext, ViolationCount, skipped_suite
 from components.validation.shard_checks import (
@@ -61,7 +62,7 @@ class _PreparedCorpus:
     """The counts of a prepared corpus."""
 
     corpus: str
-    required_languages: Sequence[str]
+    rules: CorpusConfig
     index: ShardIndex
     shards: pd.DataFrame
     splits: pd.DataFrame
@@ -116,13 +117,14 @@ def validate_prepared(
     drift_checks = []
     skipped = []
     for corpus in corpora:
-        checks += _corpus_checks(corpus, config)
+        name = corpus.corpus
+        limits = config.for_corpus(name)
+        checks += _corpus_checks(corpus, limits)
         if config.drift == "off":
             continue
-        name = corpus.corpus
         if name in previous:
             drift_checks.append(
-                prepared_drift_check(name, corpus.metrics, previous[name], config, previous_version)
+                prepared_drift_check(name, corpus.metrics, previous[name], limits, previous_version)
             )
         else:
             skipped.append(skipped_suite(PREPARED_SUITE, name, NO_PREVIOUS_VERSION))
@@ -161,7 +163,7 @@ def _read_corpus(corpus: str, folder: Path, rules: CorpusConfig) -> _PreparedCor
     num_documents = {name: split.num_documents for name, split in documents.items()}
     return _PreparedCorpus(
         corpus,
-        languages,
+        rules,
         index,
         shards_table(index, contents),
         splits_table(index, separators, num_documents),
@@ -171,12 +173,14 @@ def _read_corpus(corpus: str, folder: Path, rules: CorpusConfig) -> _PreparedCor
 
 
 def _corpus_checks(corpus: _PreparedCorpus, config: ValidationConfig) -> list[TableCheck]:
+    languages = corpus.rules.languages
     parameters: dict[str, JsonValue] = {
         **config.limits,
+        **limit_parameters(corpus.rules.max_dropped_share),
         **corpus.index.model_dump(include={"context_length", "eot_id", "num_ids"}),
         "max_dropped_tokens": corpus.index.context_length - 1,
-        "languages": list[JsonValue](corpus.required_languages),
-        "splits": [TRAIN, *(_HELD_OUT + language for language in corpus.required_languages)],
+        "languages": list[JsonValue](languages),
+        "splits": [TRAIN, *(_HELD_OUT + language for language in languages)],
     }
 
     def check(
@@ -202,7 +206,7 @@ def _corpus_checks(corpus: _PreparedCorpus, config: ValidationConfig) -> list[Ta
         check("prepared-shards", corpus.shards, "shards"),
         check("prepared-splits", corpus.splits, "splits"),
         check("prepared-documents", documents, "splits", _document_context(splits)),
-        check("prepared-languages", metrics, "languages", _path_context(corpus.languages)),
+        check("prepared-languages", metrics, "languages", _language_context(corpus.languages)),
     ]
 
 
@@ -228,6 +232,9 @@ def _language_metrics(language: LanguageDocuments) -> dict[str, float]:
         "duplicate_fraction": language.num_duplicates / num_raw,
         "num_duplicate_paths": language.duplicate_paths.num,
         "duplicate_path_fraction": language.duplicate_paths.num / num_raw,
+        "num_raw_bytes": language.text.num_bytes,
+        "num_kept_bytes": language.text.kept_bytes,
+        **dropped_shares(language.text),
     }
 
 
@@ -242,15 +249,22 @@ def _document_context(splits: Mapping[str, SplitDocuments]) -> CountContext:
     return CountContext(unit="documents", num_all=num_documents, columns=columns)
 
 
-def _path_context(languages: Mapping[str, LanguageDocuments]) -> CountContext:
-    counts = {
+def _language_context(languages: Mapping[str, LanguageDocuments]) -> CountContext:
+    paths = {
         name: ViolationCount.of(language.duplicate_paths, "")
         for name, language in languages.items()
     }
+    columns = dict.fromkeys(("num_duplicate_paths", "duplicate_path_fraction"), paths)
+    for name, language in languages.items():
+        for item in language.text.steps():
+            violations = ViolationCount(
+                item.dropped_bytes, tuple(item.examples()), item.describe(name)
+            )
+            columns.setdefault(share_column(item.step), {})[name] = violations
     return CountContext(
         unit="documents",
         num_all=sum(language.num_raw for language in languages.values()),
-        columns=dict.fromkeys(("num_duplicate_paths", "duplicate_path_fraction"), counts),
+        columns=columns,
     )
 
 

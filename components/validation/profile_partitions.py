@@ -62,7 +62,7 @@ def profile_sources(
     Raises:
         DataError: a source has no file, or a damaged file, or no record can be read.
     """
-    limits = ProfileLimits.for_corpus(data.corpora[corpus].languages, config)
+    limits = ProfileLimits.for_corpus(data.corpora[corpus].languages, config.for_corpus(corpus))
     partitions = sorted(list_partitions(sources), key=lambda item: -item.size_bytes)
     tasks: list[WorkUnit] = [
         (

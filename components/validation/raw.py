@@ -77,24 +77,26 @@ def validate_raw(
         ConfigError: a profile has other limits.
     """
     all_profiles = {
-        corpus: profile_folder(path, data.corpora[corpus].languages, config)
+        corpus: profile_folder(path, data.corpora[corpus].languages, config.for_corpus(corpus))
         for corpus, path in (corpora or {}).items()
     }
     for corpus, profile in (profiles or {}).items():
-        limits = ProfileLimits.for_corpus(data.corpora[corpus].languages, config)
-        _require_same_limits(corpus, profile, limits)
+        languages = data.corpora[corpus].languages
+        expected = ProfileLimits.for_corpus(languages, config.for_corpus(corpus))
+        _require_same_limits(corpus, profile, expected)
         all_profiles[corpus] = profile
     previous = previous or {}
     checks = []
     drift_checks = []
     skipped = []
     for corpus, profile in all_profiles.items():
-        checks += corpus_checks(corpus, profile, config)
+        limits = config.for_corpus(corpus)
+        checks += corpus_checks(corpus, profile, limits)
         if config.drift == "off":
             continue
         if corpus in previous:
             drift_checks.append(
-                raw_drift_check(corpus, profile, previous[corpus], config, previous_version)
+                raw_drift_check(corpus, profile, previous[corpus], limits, previous_version)
             )
         else:
             skipped.append(skipped_suite(RAW_SUITE, corpus, NO_PREVIOUS_VERSION))

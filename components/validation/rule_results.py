@@ -18,7 +18,9 @@ from great_expectations.core.expectation_validation_result import ExpectationVal
 from pydantic import JsonValue
 
 from components.core.errors import ValidationFailedError
+from components.data.config import MaxDroppedShare
 from components.validation.config import ValidationConfig
+from components.validation.dropped_text import limit_parameter
 from components.validation.mergeable_stats import Example, RuleViolations
 
 CRITICAL = "critical"
@@ -40,6 +42,8 @@ class ViolationCount(NamedTuple):
 
     num: int
     examples: tuple[str, ...]
+    description: str = ""
+    """If set, results show it instead of the number."""
 
     @classmethod
     def of(cls, violations: RuleViolations, value_name: str, prefix: str = "") -> ViolationCount:
@@ -134,6 +138,7 @@ def to_rule_result(
     rows = details.get("unexpected_index_list") or []
     num_rows = details.get("element_count")
     num_unexpected = details.get("unexpected_count") if num_rows is not None else None
+    observed = _observed_value(details)
     offenders = [_describe_row(row, key) for row in rows[:MAX_OFFENDERS]]
     counts = context.columns.get(rule["kwargs"].get("column")) if context else None
     if context and counts is not None:
@@ -144,6 +149,9 @@ def to_rule_result(
             unit = context.unit
             num_rows = context.num_all
             num_unexpected = sum(item.num for item in violations)
+            if descriptions := [item.description for item in violations if item.description]:
+                num_rows = num_unexpected = None
+                observed = "; ".join(descriptions)
     return RuleResult(
         suite=suite,
         subject=subject,
@@ -151,7 +159,7 @@ def to_rule_result(
         rule=rule["description"],
         severity=str(rule.get("severity") or CRITICAL),
         success=bool(document["success"]),
-        observed=_observed_value(details),
+        observed=observed,
         num_rows=num_rows,
         num_unexpected=num_unexpected,
         offenders=() if document["success"] else tuple(offenders[:MAX_OFFENDERS]),
@@ -179,18 +187,33 @@ def validation_error(
     lines = [result.summary() for result in broken[:_MAX_RULES]]
     if len(broken) > _MAX_RULES:
         lines.append(f"and {len(broken) - _MAX_RULES} more")
-    parameters = {name for result in broken for name in result.parameters}
-    limits = [
-        f"validation.{name}"
-        for name in sorted(parameters.intersection(ValidationConfig.model_fields))
-    ]
-    change = f"; if a limit is wrong, change {', '.join(limits)}" if limits else ""
+    limits = {
+        f"validation.corpora.{result.subject}.{name}"
+        for result in broken
+        for name in result.parameters
+        if name in ValidationConfig.model_fields
+    }
+    settings = sorted(limits)
+    settings += [f"{corpus}.max_dropped_share.{step}" for corpus, step in _broken_steps(broken)]
+    rules = [f"{corpus}.{step}" for corpus, step in _broken_steps(broken)]
+    change = f"; if a rule does not fit the text, change {', '.join(rules)}" if rules else ""
+    change += f"; if a limit is wrong, change {', '.join(settings)}" if settings else ""
     return ValidationFailedError(
         f"{title}: {len(broken)} of {count_critical(results)} rules are broken"
         + "".join(f"\n    {line}" for line in lines),
         expected="no broken rule",
         fix=f"open {page} for more examples, then correct or remove these data{change}",
     )
+
+
+def _broken_steps(broken: Sequence[RuleResult]) -> list[tuple[str, str]]:
+    """Return the corpus and the step, both as in a recipe, of each limit of a step."""
+    return [
+        (f"data.corpora.{result.subject}", step)
+        for result in broken
+        for step in MaxDroppedShare.model_fields
+        if limit_parameter(step) in result.parameters
+    ]
 
 
 def count_critical(results: Sequence[RuleResult]) -> int:

@@ -20,8 +20,10 @@ from pydantic import JsonValue
 
 from components.core.errors import ConfigError
 from components.core.files import write_atomic
+from components.data.config import MaxDroppedShare
 from components.validation.config import ValidationConfig
 from components.validation.document_checks import PREPARED_DEFECTS
+from components.validation.dropped_text import LIMITED_STEPS, limit_parameters, share_column
 from components.validation.profile import RAW_DEFECTS
 
 PACKAGE_SUITES = Path(__file__).parent / "suites"
@@ -45,7 +47,8 @@ def _change_columns(*names: str) -> list[str]:
 
 
 _PREPARED_PARAMETERS = (
-    "context_length", "eot_id", "num_ids", "max_dropped_tokens", "languages", "splits"
+    "context_length", "eot_id", "num_ids", "max_dropped_tokens", "languages", "splits",
+    *limit_parameters(MaxDroppedShare()),
 )  # fmt: skip
 
 SUITE_TABLES = {
@@ -87,7 +90,8 @@ SUITE_TABLES = {
         (
             "language", "num_raw", "num_kept", "num_rejected", "num_duplicates",
             "rejected_fraction", "duplicate_fraction", "num_duplicate_paths",
-            "duplicate_path_fraction",
+            "duplicate_path_fraction", "num_raw_bytes", "num_kept_bytes",
+            *map(share_column, LIMITED_STEPS),
         ),
         _PREPARED_PARAMETERS,
     ),
@@ -105,6 +109,7 @@ EXAMPLE_PARAMETERS: dict[str, JsonValue] = {
     "max_dropped_tokens": 2047,
     "languages": ["Python"],
     "splits": ["train", "held-out/Python"],
+    **limit_parameters(MaxDroppedShare()),
 }
 """A value of the right type for each parameter, to check a suite without data."""
 

@@ -36,7 +36,7 @@ from components.validation.suite_files import (
     suggest_name,
 )
 
-CODE_VERSION = 4
+CODE_VERSION = 5
 """Raised if the same suites and limits would give other results for the same data."""
 
 _COLUMN_ARGUMENTS = ("column", "column_A", "column_B", "column_list")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from components.core.errors import DataError, RemoteError
-from flows.cli.options import artifact_summary, command, load_recipe, print_json, print_line
+from flows.cli.options import artifact_summary, command, print_json, print_line
 
 if TYPE_CHECKING:
     from components.core.store_sync import CopyResult
@@ -70,10 +70,9 @@ def pull(
     ] = PullSource.auto,
 ) -> None:
     """Fill data/ with the raw corpora of a preset. Their md5 is written to data.dvc."""
-    recipe = load_recipe("starter", [f"data.preset={preset.value}"])
     from flows.steps.prepare_corpora import pull_data
 
-    result = pull_data(recipe, execution, source.value)
+    result = pull_data(preset.value, execution, source.value)
     if as_json:
         print_json(result)
     else:
@@ -97,8 +96,36 @@ def push(execution: Execution, as_json: bool) -> None:
 @data.command()
 @command()
 def status(execution: Execution, as_json: bool) -> None:
-    """Compare data/ with data.dvc, git and the DVC remote."""
+    """Compare data/ with data.dvc, git and the DVC remote, and pinned corpora with their pins."""
     project = execution.project_path
+    from components.data.dvc import dvc_pins
+    from components.data.dvc.dvc_repo import DATA, DATA_DVC, require_pointer
+
+    if (project / DATA_DVC).exists():
+        require_pointer(project)  # DVC lists no pins if the file is damaged.
+    pins = dvc_pins.compare_pins(project)
+    errors = []
+    document: dict[str, Any] = {"clean": True}
+    if not pins or (project / DATA).exists():  # Else the project has own corpora only.
+        document, lines, error = _preset_status(project)
+        errors += [error] if error else []
+        if not as_json:
+            print_line("\n".join(lines))
+    for pin in pins:
+        if not as_json:
+            print_line(f"{pin.file}: {pin.difference or f'clean, {pin.checksum}'}")
+        if pin.difference:
+            expected = f"{pin.checksum}, which {pin.file} pins"
+            errors.append(DataError(f"{pin.path} {pin.difference}", expected=expected, fix=pin.fix))
+    if as_json:
+        is_clean = document["clean"] and not errors
+        print_json({**document, "clean": is_clean, "pins": pins})
+    if errors:
+        raise errors[0]
+
+
+def _preset_status(project: Path) -> tuple[dict[str, Any], list[str], DataError | None]:
+    """Return the state of data/ as a document and as lines, and an error if its bytes differ."""
     from components.data.dvc import dvc_repo
     from components.data.dvc.dvc_objects import shorten_list
 
@@ -107,34 +134,33 @@ def status(execution: Execution, as_json: bool) -> None:
     is_uncommitted = dvc_repo.differs_from_head(project)
     changed = [] if is_unchanged else dvc_repo.changed_paths(project)
     remote, remote_error = _remote_state(project)
-    if as_json:
-        print_json(
-            {
-                "clean": is_unchanged and not is_uncommitted,
-                **pointer._asdict(),
-                "uncommitted": is_uncommitted,
-                "changed": changed,
-                "remote": remote,
-                "remote_error": remote_error,
-            }
+    document = {
+        "clean": is_unchanged and not is_uncommitted,
+        **pointer._asdict(),
+        "uncommitted": is_uncommitted,
+        "changed": changed,
+        "remote": remote,
+        "remote_error": remote_error,
+    }
+    lines = []
+    if is_unchanged:
+        state = "modified" if is_uncommitted else "clean"
+        lines.append(f"{state}: preset {pointer.preset}, md5 {pointer.md5}")
+    if is_uncommitted:
+        lines.append(
+            "git: data.dvc differs from HEAD; commit it, or run `git checkout HEAD -- "
+            "data.dvc` and `codegen data pull`"
         )
-    else:
-        if is_unchanged:
-            state = "modified" if is_uncommitted else "clean"
-            typer.echo(f"{state}: preset {pointer.preset}, md5 {pointer.md5}")
-        if is_uncommitted:
-            typer.echo(
-                "git: data.dvc differs from HEAD; commit it, or run `git checkout HEAD -- "
-                "data.dvc` and `codegen data pull`"
-            )
-        typer.echo(_remote_line(remote, remote_error))
-    if not is_unchanged:
-        raise DataError(
-            "data/ or the DVC cache differs from the version in data.dvc: "
-            f"{shorten_list(changed, _MAX_NAMED) or 'files are missing'}",
-            expected=f"the preset {pointer.preset}, md5 {pointer.md5}",
-            fix="run `codegen data pull`, or `dvc add data` if the change is intended",
-        )
+    lines.append(_remote_line(remote, remote_error))
+    if is_unchanged:
+        return document, lines, None
+    error = DataError(
+        "data/ or the DVC cache differs from the version in data.dvc: "
+        f"{shorten_list(changed, _MAX_NAMED) or 'files are missing'}",
+        expected=f"the preset {pointer.preset}, md5 {pointer.md5}",
+        fix="run `codegen data pull`, or `dvc add data` if the change is intended",
+    )
+    return document, lines, error
 
 
 def _remote_state(project: Path) -> tuple[RemoteState | None, str | None]:

@@ -66,7 +66,8 @@ def model(
     benchmark: Annotated[
         list[str],
         typer.Option(
-            help="humaneval, mtpb, or a JSONL file of problems. Repeatable.  [default: humaneval]",
+            help="humaneval, mtpb, another benchmark of the recipe, or a JSONL file of problems. "
+            "Repeatable.  [default: humaneval]",
             default_factory=lambda: ["humaneval"],
             show_default=False,
         ),
@@ -161,6 +162,28 @@ def _is_score(metric: str) -> bool:
     benchmark, _, name = metric.partition("/")
     is_rate = name.startswith(("pass@", "pass_rate")) and not name.endswith(("_low", "_high"))
     return benchmark == "bits_per_byte" or is_rate
+
+
+@evaluation.command()
+@command()
+def fetch(recipe: Recipe, execution: Execution, as_json: bool) -> None:
+    """Download the files of a recipe's benchmarks that are missing; verify all by SHA-256."""
+    required = {
+        name: config.required()
+        for name, config in recipe.benchmarks.items()
+        if config.search or config.evaluate
+    }
+    files = execution.find_benchmarks(required)
+    if as_json:
+        print_json({name: str(path) for name, path in files.paths.items()})
+        return
+    rows = []
+    for name, path in files.paths.items():
+        config = recipe.benchmarks[name]
+        searched = "searched for" if config.search else "not searched for"
+        evaluated = "evaluated" if config.evaluate else "not evaluated"
+        rows.append((name, config.sha256[:12], searched, evaluated, str(path)))
+    print_table(["benchmark", "SHA-256", "corpora", "checkpoints", "file"], rows)
 
 
 @evaluation.command()

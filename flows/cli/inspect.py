@@ -51,9 +51,10 @@ def show_recipe(
         str, typer.Argument(help="Recipe name.", autocompletion=complete_from(recipe_names))
     ],
     recipe_overrides: list[str],
+    recipe_sources: list[str],
 ) -> None:
     """Print all fields of a recipe as JSON."""
-    print_json(load_recipe(name, recipe_overrides))
+    print_json(load_recipe(name, recipe_overrides, recipe_sources))
 
 
 @command()

@@ -39,7 +39,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "train": ("flows.cli.run:train", "Train the stages, each from the previous checkpoint."),
         "evaluate": (
             "flows.cli.run:evaluate",
-            "Evaluate all checkpoints of a recipe: bits per byte, HumanEval, MTPB.",
+            "Evaluate all checkpoints of a recipe: bits per byte and benchmarks.",
         ),
         "approve": (
             "flows.cli.run:approve",

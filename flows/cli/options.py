@@ -51,6 +51,13 @@ def stage_names() -> Iterable[str]:
     return starter().training.all_stages
 
 
+def layout_options() -> Iterable[str]:
+    """Return the start of `--sources` for each layout."""
+    from components.data.sources.layouts import LAYOUTS
+
+    return [f"{name}=" for name in LAYOUTS]
+
+
 def device_names() -> Iterable[str]:
     """Return the names of all devices that `codegen plan` knows."""
     from components.training.planning.devices import DEVICES
@@ -100,6 +107,15 @@ _SHARED: dict[str, Any] = {
             metavar="FIELD=VALUE",
         ),
     ],
+    "recipe_sources": Annotated[
+        list[str],
+        typer.Option(
+            "--sources",
+            help="Sources in a layout of docs/sources.md, e.g. pile=/data/pile. Repeatable.",
+            metavar="LAYOUT[@CORPUS]=URI",
+            autocompletion=complete_from(layout_options),
+        ),
+    ],
     "execution_overrides": Annotated[
         list[str],
         typer.Option(
@@ -122,23 +138,29 @@ _SHARED: dict[str, Any] = {
 
 
 def command(
-    *, recipe: str = "starter", runs: bool = False, unsafe_option: bool = False
+    *,
+    recipe: str = "starter",
+    runs: bool = False,
+    unsafe_option: bool = False,
+    check: Callable[[Recipe], None] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator that replaces shared parameters of a command by their options.
 
-    `recipe` becomes `--recipe` and `--set`, and the function gets the loaded recipe. `execution`
-    becomes `--exec`, and the function gets the execution config with the environment set up.
-    `as_json` becomes `--json`. A function with other needs takes the raw values: `recipe_name`,
-    `recipe_overrides`, `execution_overrides` and `unsafe`.
+    `recipe` becomes `--recipe`, `--sources` and `--set`, and the function gets the loaded recipe.
+    `execution` becomes `--exec`, and the function gets the execution config with the environment
+    set up. `as_json` becomes `--json`. A function with other needs takes the raw values:
+    `recipe_name`, `recipe_sources`, `recipe_overrides`, `execution_overrides` and `unsafe`.
 
     Args:
         recipe: default of `--recipe`.
         runs: whether the command starts flow runs, see `load_execution`.
         unsafe_option: whether `execution` also becomes `--unsafe-execution`.
+        check: checks the recipe before a server starts.
     """
     defaults = {
         "recipe_name": recipe,
         "recipe_overrides": [],
+        "recipe_sources": [],
         "execution_overrides": [],
         "unsafe": False,
         "as_json": False,
@@ -148,7 +170,7 @@ def command(
         names = set(inspect.signature(function).parameters)
         shared = names & set(_SHARED)
         if "recipe" in names:
-            shared |= {"recipe_name", "recipe_overrides"}
+            shared |= {"recipe_name", "recipe_overrides", "recipe_sources"}
         if "execution" in names:
             shared |= (
                 {"execution_overrides", "unsafe"} if unsafe_option else {"execution_overrides"}
@@ -158,8 +180,10 @@ def command(
         def run(**values: Any) -> None:
             arguments = {name: value for name, value in values.items() if name in names}
             if "recipe" in names:
-                overrides = values["recipe_overrides"]
-                arguments["recipe"] = load_recipe(values["recipe_name"], overrides)
+                overrides, sources = values["recipe_overrides"], values["recipe_sources"]
+                arguments["recipe"] = load_recipe(values["recipe_name"], overrides, sources)
+                if check:
+                    check(arguments["recipe"])
             if "execution" in names:
                 overrides = values["execution_overrides"]
                 unsafe = values.get("unsafe", False)
@@ -195,11 +219,16 @@ def _signature(
 # -- loading ---------------------------------------------------------------------------------------
 
 
-def load_recipe(name: str, overrides: Sequence[str] = ()) -> Recipe:
-    """Return a recipe with overrides."""
+def load_recipe(name: str, overrides: Sequence[str] = (), sources: Sequence[str] = ()) -> Recipe:
+    """Return a recipe with sources (see `with_sources`), then with overrides."""
     from flows.settings.recipes import recipe
 
-    return recipe(name).override(overrides)
+    loaded = recipe(name)
+    if sources:
+        from flows.settings.source_layouts import with_sources
+
+        loaded = with_sources(loaded, sources)
+    return loaded.override(overrides)
 
 
 def load_execution(

@@ -22,10 +22,12 @@ from flows.cli.options import (
     complete_from,
     console,
     device_names,
+    load_execution,
     load_recipe,
     print_json,
     print_line,
     print_sentences,
+    print_table,
     print_wide,
     recipe_names,
 )
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from components.training.planning.planner import Plan, PlanRow
     from flows.settings.execution import Execution
     from flows.settings.recipes import Recipe
+    from flows.steps.epochs import StageEpochs
 
 _GB = 1e9
 _MIN_HOURS = 0.1
@@ -47,6 +50,8 @@ _MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers"
 @command()
 def plan(
     recipe_overrides: list[str],
+    recipe_sources: list[str],
+    execution_overrides: list[str],
     as_json: bool,
     *,
     name: Annotated[
@@ -94,6 +99,14 @@ def plan(
     sequence_parallel: Annotated[
         int, typer.Option(min=1, help="Devices that share the positions of a sequence.")
     ] = 1,
+    tokens: Annotated[
+        str,
+        typer.Option(
+            help="Assumed training tokens of corpora that are not on this machine, e.g. "
+            "nl=354e9,multi=119e9.",
+            metavar="CORPUS=TOKENS,...",
+        ),
+    ] = "",
     price: Annotated[float | None, typer.Option(help="Price per GPU-hour.")] = None,
     mfu: Annotated[
         float | None,
@@ -101,7 +114,8 @@ def plan(
     ] = None,
 ) -> None:
     """Estimate memory, hours, disk and cost of a training before it starts."""
-    recipe = load_recipe(name, recipe_overrides)
+    recipe = load_recipe(name, recipe_overrides, recipe_sources)
+    epochs = _plan_epochs(recipe, tokens, execution_overrides)
     from components.training.config import ParallelLayout, allowed_zero_stages, offload_fields
     from components.training.planning.devices import find_device
     from components.training.planning.planner import make_plan
@@ -125,13 +139,70 @@ def plan(
         stages = [*allowed_zero_stages(layout.tensor_parallel, layout.offload)]
     layouts = [layout.replace(zero_stage=stage) for stage in stages]
     result = make_plan(recipe.model, recipe.training.trained, layouts, device, mfu=mfu, price=price)
-    options = " ".join([f"-r {name}", *(f"--set {shlex.quote(text)}" for text in recipe_overrides)])
+    options = " ".join(
+        [
+            f"-r {name}",
+            *(f"--sources {shlex.quote(text)}" for text in recipe_sources),
+            *(f"--set {shlex.quote(text)}" for text in recipe_overrides),
+        ]
+    )
     if not result.best.fits:
-        raise _does_not_fit(recipe, result, options)
+        plan_options = f"{options} --tokens {tokens}" if tokens else options
+        raise _does_not_fit(recipe, result, plan_options)
     if as_json:
-        print_json(result)
-    else:
-        print_plan(result, recipe, options, price)
+        print_json({**dict(result), "epochs": epochs})
+        return
+    print_plan(result, recipe, options, price, epochs)
+
+
+def _plan_epochs(recipe: Recipe, tokens: str, execution_overrides: list[str]) -> list[StageEpochs]:
+    """Return the epochs of the stages whose corpora are known.
+
+    Raises:
+        ConfigError: a corpus has no sources, or would be read too often.
+        DataError: a source cannot be read.
+    """
+    from components.core.errors import ConfigError, DataError
+    from flows.settings.execution import execution_from_environment
+    from flows.steps.epochs import (
+        find_tokens,
+        parse_tokens,
+        require_few_epochs,
+        stage_epochs,
+        stages_to_estimate,
+    )
+
+    corpus_tokens = parse_tokens(tokens, recipe)
+    execution = execution_from_environment(execution_overrides)
+    try:
+        if stages := stages_to_estimate(recipe, execution, corpus_tokens):
+            execution = load_execution(execution_overrides)
+            corpus_tokens = find_tokens(recipe, execution, stages) | corpus_tokens
+    except (ConfigError, DataError) as error:
+        example = ",".join(f"{name}=100e9" for name in recipe.trained_corpora)
+        fix = f"{error.fix}; or plan with assumed tokens, e.g. --tokens {example}"
+        raise type(error)(error.got, expected=error.expected, fix=fix) from error
+    epochs = stage_epochs(recipe, recipe.training.trained, corpus_tokens)
+    require_few_epochs(recipe, epochs)
+    return epochs
+
+
+def _print_epochs(recipe: Recipe, epochs: list[StageEpochs]) -> None:
+    from flows.steps.epochs import describe_tokens, format_number
+
+    rows = []
+    for row in epochs:
+        number = format_number(row.epochs)
+        rows.append((row.stage, row.corpus, number, describe_tokens(row.tokens)))
+    stages = [row.stage for row in epochs]
+    for stage in recipe.training.trained:
+        if stage not in stages:
+            corpus = recipe.training.corpus_of(stage)
+            pull = f"codegen data pull --preset {recipe.data.preset}"
+            rows.append((stage, corpus, "unknown", f"run `{pull}` first"))
+    print_table(["stage", "corpus", "epochs", "corpus size"], rows)
+    if any(row.tokens.origin == "assumed" for row in epochs):
+        print_sentences("Assumed tokens are not checked: a run needs the sources of these corpora.")
 
 
 @command()
@@ -176,7 +247,9 @@ def stage_deepspeed_config(
     )
 
 
-def print_plan(plan: Plan, recipe: Recipe, options: str, price: float | None) -> None:
+def print_plan(
+    plan: Plan, recipe: Recipe, options: str, price: float | None, epochs: list[StageEpochs]
+) -> None:
     """Print a plan and the command that runs it.
 
     Args:
@@ -184,6 +257,7 @@ def print_plan(plan: Plan, recipe: Recipe, options: str, price: float | None) ->
         recipe: its recipe.
         options: the command line options that select the recipe.
         price: the price per GPU-hour, if given.
+        epochs: of the stages whose corpora are known.
     """
     from components.training.planning.devices import RESERVED_SHARE
     from components.training.planning.planner import execution_options
@@ -209,6 +283,8 @@ def print_plan(plan: Plan, recipe: Recipe, options: str, price: float | None) ->
     )
     console.print()
     print_wide(_stage_table(plan))
+    console.print()
+    _print_epochs(recipe, epochs)
     console.print()
     recomputation = ""
     if layout.activation_checkpoint_interval:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from flows.settings.recipes import Recipe
 
 
-@command(runs=True, unsafe_option=True)
+def _require_corpora(recipe: Recipe) -> None:
+    recipe.require_corpora()
+
+
+@command(runs=True, unsafe_option=True, check=_require_corpora)
 def run(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Run the pipeline: from raw archives to promoted models. Resumes an interrupted run."""
     from flows.pipeline import pipeline
@@ -36,7 +40,7 @@ def run(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     typer.echo("Prefect and MLflow  codegen ui")
 
 
-@command(runs=True)
+@command(runs=True, check=lambda recipe: recipe.require_any_corpus())
 def prepare(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Pull, validate and pack the corpora."""
     from flows.prepare import prepare as prepare_flow
@@ -46,7 +50,7 @@ def prepare(recipe: Recipe, execution: Execution, as_json: bool) -> None:
         print_json({name: artifact_summary(corpus) for name, corpus in data.prepared.items()})
 
 
-@command(runs=True)
+@command(runs=True, check=lambda recipe: recipe.require_any_corpus())
 def train(
     recipe: Recipe,
     execution: Execution,
@@ -64,15 +68,16 @@ def train(
     from flows.steps.stage_training import stages_to_train
     from flows.train import train as train_flow
 
-    stages_to_train(recipe, stage)  # An error before a server starts.
+    # Errors before a server starts.
+    recipe.require_corpora(map(recipe.training.corpus_of, stages_to_train(recipe, stage)))
     checkpoints = train_flow(recipe, execution, last_stage=stage)
     if as_json:
         print_json({name: artifact_summary(checkpoints[name]) for name in checkpoints})
 
 
-@command(runs=True, unsafe_option=True)
+@command(runs=True, unsafe_option=True, check=_require_corpora)
 def evaluate(recipe: Recipe, execution: Execution, as_json: bool) -> None:
-    """Evaluate all checkpoints of a recipe: bits per byte, HumanEval, MTPB.
+    """Evaluate all checkpoints of a recipe: bits per byte and benchmarks.
 
     `codegen eval MODEL` evaluates any single model.
     """
@@ -113,7 +118,7 @@ def approve(
     print_line(f"{decision.checkpoint}: {decision.summary}")
 
 
-@command(runs=True, unsafe_option=True)
+@command(runs=True, unsafe_option=True, check=_require_corpora)
 def promote(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Register the checkpoints, and promote those that pass the gate. Exits with 3 if the gate
     refuses a model.

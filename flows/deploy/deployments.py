@@ -54,22 +54,33 @@ class DeploymentSpec:
     """The schedule, inactive by default. None: started by users only."""
     concurrency_limit: int | None = None
     """Concurrent runs of a deployment; further runs wait. None: unlimited."""
+    needs_corpora: bool = False
+    """Whether it reads the recipe's corpora. Such a flow is not deployed for a recipe whose corpora
+    have no sources."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """Parameters other than recipe and execution."""
 
 
 DEPLOYMENTS: dict[str, DeploymentSpec] = {
     "pipeline": DeploymentSpec(
-        pipeline, tags=("data", "training", "evaluation", "promotion"), cron="0 1 * * 6"
+        pipeline,
+        tags=("data", "training", "evaluation", "promotion"),
+        cron="0 1 * * 6",
+        needs_corpora=True,
     ),
     "refresh-data": DeploymentSpec(
-        refresh_data, tags=("data",), cron="0 0 * * *", concurrency_limit=1
+        refresh_data,
+        tags=("data",),
+        cron="0 0 * * *",
+        concurrency_limit=1,
+        needs_corpora=True,
     ),
     "train-stage": DeploymentSpec(
         train_stage,
         tags=("training",),
         cron="0 2 * * *",
         concurrency_limit=1,
+        needs_corpora=True,
         parameters={"stage": "{last_stage}"},
     ),
     "evaluate-model": DeploymentSpec(
@@ -102,7 +113,7 @@ morning."""
 def deployments(
     name: str, recipe: Recipe, execution: Execution, crons: Mapping[str, str], timezone: str
 ) -> list[RunnerDeployment]:
-    """Return a deployment of every flow.
+    """Return a deployment of every flow that the recipe has the corpora for.
 
     Args:
         name: recipe name on the command line; the deployments are `pipeline/NAME`, ...
@@ -112,11 +123,16 @@ def deployments(
         timezone: time zone of all schedules, e.g. Europe/Berlin.
 
     Raises:
-        ConfigError: a flow, schedule or time zone is invalid.
+        ConfigError: a flow, schedule or time zone is invalid, or a flow to schedule has no corpora.
     """
     _check_schedules(crons, timezone)
+    omitted = flows_without_corpora(recipe)
+    if omitted & crons.keys():
+        recipe.require_corpora()
     created = []
     for flow_name, spec in DEPLOYMENTS.items():
+        if flow_name in omitted:
+            continue
         deployment = spec.flow.to_deployment(
             name,
             parameters=parameters(flow_name, recipe, execution),
@@ -128,6 +144,13 @@ def deployments(
         )
         created.append(cast(RunnerDeployment, deployment))  # A coroutine only in an event loop.
     return created
+
+
+def flows_without_corpora(recipe: Recipe) -> set[str]:
+    """Return the flows that a recipe cannot run, because its corpora have no sources."""
+    if set(recipe.trained_corpora) <= set(recipe.corpora):
+        return set()
+    return {name for name, spec in DEPLOYMENTS.items() if spec.needs_corpora}
 
 
 def parameters(flow_name: str, recipe: Recipe, execution: Execution) -> dict[str, Any]:
@@ -207,11 +230,15 @@ def prefect_yaml_build_step(recipe: str | None = None) -> dict[str, Any]:
     """Build step of `infra/prefect.yaml`: create the automations and return the template values.
 
     Args:
-        recipe: recipe name on the command line; default starter.
+        recipe: recipe name on the command line, or a recipe file; default starter.
+
+    Raises:
+        ConfigError: a corpus of the recipe has no sources.
     """
     from flows.deploy.automations import create_missing_automations
 
     execution = execution_from_environment()
+    find_recipe(recipe or "starter").require_corpora()
     setup_environment(execution)
     create_missing_automations()
     return prefect_yaml_values(recipe or "starter", execution)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from components.core.errors import CodegenError
+from flows.runtime.health_checks import preflight_check
 from flows.servers.local_servers import (
     local_servers,
     print_addresses,
@@ -61,11 +62,13 @@ def serve(
         console: output.
 
     Raises:
-        ConfigError: a flow, schedule or time zone is invalid.
+        ConfigError: a flow, schedule or time zone is invalid; see also `preflight_check`.
+        EvaluationError: see `preflight_check`.
         CodegenError: a port is in use, or a server exited or is not healthy.
         DiskFullError: less than `Execution.min_free_disk_mb` is free.
     """
     execution.require_disk_space()
+    preflight_check(recipe, execution)
     uses_existing_server = bool(os.environ.get("PREFECT_API_URL"))
     if uses_existing_server:
         require_healthy_prefect()
@@ -73,9 +76,15 @@ def serve(
         addresses = server_addresses(prefect_port, mlflow_port)
         os.environ["PREFECT_API_URL"] = addresses.prefect_api
         use(read_or_create(execution.workspace_path))
-    from flows.deploy.deployments import deployments
+    from flows.deploy.deployments import deployments, flows_without_corpora
 
     served = deployments(name, recipe, execution, crons, timezone)
+    for flow_name in sorted(flows_without_corpora(recipe)):
+        console.print(
+            f"not served  {flow_name}/{name}: its corpora have no sources; add them with --set or "
+            "in a recipe file (docs/adding-a-corpus.md)",
+            soft_wrap=True,
+        )
     if uses_existing_server:
         _start_runner(served, crons, console).run(lambda: None)
         return

@@ -44,18 +44,36 @@ def preflight_check(recipe: Recipe, execution: Execution) -> None:
     Raises:
         ConfigError: the gate has no requirements for a stage, a stage's batch cannot be divided
             over the processes, or DeepSpeed options cannot be used.
-        EvaluationError: the file of MTPB or HumanEval is missing or not the pinned file.
+        EvaluationError: the file of a benchmark is missing, has another SHA-256, or has an invalid
+            line.
     """
-    from components.evaluation.benchmarks.humaneval import load_humaneval
     from components.registry.gate import require_rules
 
-    load_humaneval()
-    if execution.mtpb_path:
-        execution.find_mtpb()
+    check_benchmarks(recipe, execution)
     gate = recipe.gate
     for stage in recipe.training.trained:
         require_rules(gate, stage)
     check_training(recipe, execution, recipe.training.trained)
+
+
+def check_benchmarks(recipe: Recipe, execution: Execution) -> None:
+    """Check that every benchmark of the recipe can be searched for and evaluated.
+
+    Raises:
+        ConfigError: a selected problem of MTPB does not exist.
+        EvaluationError: the file of a benchmark is missing, has another SHA-256, or has an invalid
+            line.
+    """
+    from components.evaluation.benchmarks.benchmark_files import load_protocol
+    from components.evaluation.benchmarks.custom_benchmark import read_search_texts
+
+    searched, evaluated = recipe.searched_benchmarks(), recipe.evaluated_benchmarks
+    files = execution.find_benchmarks({**searched, **evaluated})
+    for name, path in files.paths.items():
+        if name in searched:
+            read_search_texts(path)
+        if name in evaluated:
+            load_protocol(name, path, recipe.evaluation)
 
 
 def check_training(recipe: Recipe, execution: Execution, stages: Iterable[str]) -> None:
@@ -276,7 +294,7 @@ def _check_gpu() -> CheckResult:
             False,
             "none",
             "training runs on the CPU: fine for starter and tiny, weeks for the paper's recipes",
-            "a machine with GPUs; `codegen plan -r 350m --gpu h100` estimates how many",
+            "a machine with GPUs; `codegen plan` estimates how many (docs/training.md)",
             required=False,
         )
     import torch

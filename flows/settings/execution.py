@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,13 +19,13 @@ from components.core.processes import is_running
 from components.core.sqlite import sqlite_url
 from components.core.store import Store
 from components.data.config import DataExecution
-from components.evaluation.config import SandboxKind
+from components.evaluation.config import BenchmarkConfig, SandboxKind
 from components.model.config import DecodeMode
 from components.training.config import TrainingExecution
 from flows.settings.credentials import sign_in
 
 if TYPE_CHECKING:  # Imports MLflow and more than most commands need.
-    from components.evaluation.benchmarks.mtpb import MtpbFile
+    from components.evaluation.benchmarks.benchmark_files import BenchmarkFiles
     from components.registry.tracking import Tracking
 
 SERVERS_FILE = "servers.json"
@@ -39,13 +39,14 @@ _PREFECT_RETRIES = 7
 """Retries of a request, after 1, 2, 4 ... 64 s. A run survives two minutes without its server,
 whose restart took 30 s on two busy cores (measured)."""
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+_MTPB_VARIABLE = "CODEGEN_MTPB"
 _PLACEHOLDER = "//USER:PASSWORD@"
 _ENVIRONMENT_VARIABLES = {
     "workspace": "CODEGEN_WORKSPACE",
     "store": "CODEGEN_STORE",
     "tracking_uri": _TRACKING_VARIABLE,
     "archives": "CODEGEN_ARCHIVES",
-    "mtpb_path": "CODEGEN_MTPB",
+    "vocabulary": "CODEGEN_VOCABULARY",
 }
 
 
@@ -71,9 +72,12 @@ class Execution(Config):
     components/data/archives/corpus.json. None: the list of the project."""
     archives: str | None = None
     """Folder with source archives, searched before the package index."""
-    mtpb_path: str | None = None
-    """The official MTPB file. None: it is downloaded; if that fails, MTPB is skipped and the report
-    states it."""
+    vocabulary: str | None = None
+    """GPT-2's vocabulary: gpt2.tiktoken, or vocab.json of GPT-2 or of a released CodeGen model, or
+    a folder with one of them. None: it is fetched."""
+    benchmark_files: dict[str, str] = Field(default_factory=dict)
+    """Paths of the files of the recipe's benchmarks, by name. HumanEval needs none; MTPB is
+    downloaded if it has none."""
     data: DataExecution = DataExecution()
     training: TrainingExecution = TrainingExecution(world_size=2, micro_batch=2)
     min_free_disk_mb: int = Field(default=200, ge=0)
@@ -143,15 +147,16 @@ class Execution(Config):
             "the records of a run (min_free_disk_mb)",
         )
 
-    def find_mtpb(self) -> MtpbFile:
-        """Return the MTPB file at `mtpb_path`, or else a download in the workspace's cache.
+    def find_benchmarks(self, benchmarks: Mapping[str, BenchmarkConfig]) -> BenchmarkFiles:
+        """Return the verified files of benchmarks.
 
         Raises:
-            EvaluationError: `mtpb_path` does not exist, or the file is not the pinned file.
+            EvaluationError: see `find_benchmark_files`.
         """
-        from components.evaluation.benchmarks.mtpb import find_mtpb
+        from components.evaluation.benchmarks.benchmark_files import find_benchmark_files
 
-        return find_mtpb(self.mtpb_path, self.workspace_path / "cache")
+        cache = self.workspace_path / "cache"
+        return find_benchmark_files(benchmarks, self.benchmark_files, cache)
 
     def open_store(self) -> Store:
         """Return the artifact store."""
@@ -166,13 +171,15 @@ def execution_from_environment(overrides: Iterable[str] = ()) -> Execution:
     Raises:
         ConfigError: an override names an unknown field or has a value of the wrong type.
     """
-    values = {
+    values: dict[str, Any] = {
         field: os.environ[variable]
         for field, variable in _ENVIRONMENT_VARIABLES.items()
         if os.environ.get(variable)
     }
     if uri := values.get("tracking_uri"):
         values["tracking_uri"] = redact_credentials(uri)
+    if path := os.environ.get(_MTPB_VARIABLE):
+        values["benchmark_files"] = {"mtpb": path}
     return Execution.parse(values).override(overrides)
 
 

@@ -3,13 +3,13 @@ of the paper.
 
 If a field of a recipe changes, the artifacts that depend on it are rebuilt. Recipes are pure
 functions that derive from one another. Cited sections are those of docs/paper.md. The corpora of
-the paper are not published, so its recipes use the starter corpora unless sources of
-`data.corpora` name others; their model, training and evaluation are those of the paper.
+the paper are not published, so its recipes name none: `Recipe.require_corpora` refuses them until
+every stage has a corpus.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Self
 
@@ -19,7 +19,15 @@ from components.core.config import NAME_RULE, Config, Seed, is_name
 from components.core.errors import ConfigError
 from components.core.files import parse_json
 from components.data.config import DataConfig
-from components.evaluation.config import EvaluationConfig, HumanEvalConfig, MtpbConfig
+from components.evaluation.config import (
+    OFFICIAL_SHA256,
+    BenchmarkConfig,
+    EvaluationConfig,
+    HumanEvalConfig,
+    MtpbConfig,
+    official_name_like,
+    paper_benchmarks,
+)
 from components.model.config import ModelConfig
 from components.registry.config import GateConfig, StageGateConfig, default_requirements
 from components.tokenizer.config import TokenizerConfig
@@ -27,16 +35,21 @@ from components.training.config import StageConfig, TrainingConfig
 from components.validation.config import ValidationConfig
 
 _FILE_SUFFIX = ".json"
+_BITS_PER_BYTE = ("bits-per-byte", "bits_per_byte")
+"""Names that no benchmark may have: those of the other evaluation, in artifacts and metrics."""
 
 
 class Recipe(Config):
-    """What to build: data, tokenizer, model, training, evaluation and promotion gate. Every field
-    can change results."""
+    """What to build: benchmarks, data, tokenizer, model, training, evaluation and promotion gate.
+    Every field can change results."""
 
     name: str
     """Prefix of the model names: `{name}-{stage}`."""
     seed: Seed = 0
     """Seed of shuffling, held-out documents, initial weights and samples."""
+    benchmarks: dict[str, BenchmarkConfig] = Field(default_factory=paper_benchmarks)
+    """The benchmarks that the corpora are searched for and that checkpoints are evaluated on, by
+    name. Benchmarks other than `humaneval` and `mtpb` are evaluated by HumanEval's protocol."""
     data: DataConfig = DataConfig()
     validation: ValidationConfig = ValidationConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
@@ -68,6 +81,7 @@ class Recipe(Config):
                 fix=f"set model.padded_vocab_size to {self.tokenizer.num_ids:,} or more, or lower "
                 "tokenizer.num_merges",
             )
+        self._check_benchmarks()
         self._check_corpora()
         self._check_batch_sizes()
         self._check_completion_lengths()
@@ -76,11 +90,66 @@ class Recipe(Config):
         return self
 
     @property
+    def trained_corpora(self) -> tuple[str, ...]:
+        """The names of the corpora that stages are trained on, in the order of the stages."""
+        return tuple(dict.fromkeys(map(self.training.corpus_of, self.training.trained)))
+
+    @property
     def corpora(self) -> tuple[str, ...]:
-        """The names of the corpora in the order of the stages, then those that no stage trains on,
-        which are only evaluated on."""
-        trained = map(self.training.corpus_of, self.training.all_stages)
-        return tuple(dict.fromkeys([*trained, *sorted(self.data.corpora)]))
+        """The names of the corpora that have sources or come from the preset: those of the stages,
+        in order, then those that no stage trains on, which are only evaluated on."""
+        of_stages = map(self.training.corpus_of, self.training.all_stages)
+        names = dict.fromkeys([*of_stages, *sorted(self.data.corpora)])
+        return tuple(name for name in names if name in self.data.available)
+
+    @property
+    def preset_corpora(self) -> tuple[str, ...]:
+        """The names of the corpora that come from the preset, in the same order."""
+        return tuple(name for name in self.corpora if name not in self.data.declared_sources)
+
+    def require_any_corpus(self) -> None:
+        """Check that there is a corpus to prepare.
+
+        Raises:
+            ConfigError: no corpus has sources, and the recipe has no preset.
+        """
+        if not self.corpora:
+            self.require_corpora()
+
+    def require_corpora(self, names: Iterable[str] | None = None) -> None:
+        """Check that corpora have sources or come from a preset.
+
+        Args:
+            names: the corpora. None: all that stages are trained on.
+
+        Raises:
+            ConfigError: names the corpora that have neither.
+        """
+        names = self.trained_corpora if names is None else names
+        missing = [name for name in names if name not in self.corpora]
+        if not missing:
+            return
+        is_single = len(missing) == 1
+        raise ConfigError(
+            f"{self.name} names no sources for the {'corpus' if is_single else 'corpora'} "
+            f"{', '.join(missing)}",
+            expected="sources of your own for each corpus that is used, or a preset",
+            fix=f"name them with --sources or data.corpora.{missing[0]}.sources "
+            "(docs/adding-a-corpus.md), or set data.preset to starter to try the demo corpora",
+        )
+
+    @property
+    def evaluated_benchmarks(self) -> dict[str, BenchmarkConfig]:
+        """The benchmarks that every checkpoint is evaluated on."""
+        return {name: config for name, config in self.benchmarks.items() if config.evaluate}
+
+    def searched_benchmarks(self, *corpora: str) -> dict[str, BenchmarkConfig]:
+        """Return the benchmarks that a corpus is searched for; those of any corpus if none is
+        given."""
+        configs = (self.data.corpora[name] for name in corpora or self.data.corpora)
+        if not any(config.decontamination.enabled for config in configs):
+            return {}
+        return {name: config for name, config in self.benchmarks.items() if config.search}
 
     @property
     def gate(self) -> GateConfig:
@@ -92,6 +161,23 @@ class Recipe(Config):
             requirements.setdefault(stage, default_requirements(corpus, languages))
         return self.promotion.replace(requirements=requirements)
 
+    def _check_benchmarks(self) -> None:
+        for name, config in self.benchmarks.items():
+            if not is_name(name) or name in _BITS_PER_BYTE:
+                raise ConfigError(
+                    f"benchmarks has the name {name!r}",
+                    expected=f"{NAME_RULE}, other than {' and '.join(_BITS_PER_BYTE)}",
+                    fix="choose such a name",
+                )
+            official = official_name_like(name)
+            if official and (name != official or config.sha256 != OFFICIAL_SHA256[official]):
+                raise ConfigError(
+                    f"benchmarks.{name}.sha256 is {config.sha256}",
+                    expected=f"{OFFICIAL_SHA256[official]} with the name {official}, which is "
+                    "reserved for the file of the paper",
+                    fix="choose another name for another file",
+                )
+
     def _check_corpora(self) -> None:
         for stage in self.training.all_stages:
             corpus = self.training.corpus_of(stage)
@@ -101,6 +187,13 @@ class Recipe(Config):
                     expected=f"one of data.corpora: {', '.join(self.data.corpora)}",
                     fix=f"add it to data.corpora, or set training.stages.{stage}.corpus to one of "
                     "these",
+                )
+        for corpus in self.validation.corpora:
+            if corpus not in self.data.corpora:
+                raise ConfigError(
+                    f"validation.corpora has limits for {corpus!r}",
+                    expected=f"one of data.corpora: {', '.join(self.data.corpora)}",
+                    fix=f"rename or remove validation.corpora.{corpus}",
                 )
         if not self.data.dedup_across_corpora:
             return
@@ -198,7 +291,8 @@ class Recipe(Config):
 
 def starter() -> Recipe:
     """Return the demonstration: 150 MB of text, two cores, ten minutes
-    (docs/decisions/0003-the-size-of-the-starter.md)."""
+    (docs/decisions/0003-the-size-of-the-starter.md). It runs without MTPB's file, which has to be
+    fetched."""
     nl = StageConfig(
         steps=600,
         warmup_steps=50,
@@ -208,9 +302,12 @@ def starter() -> Recipe:
         global_batch_tokens=4 * 512,
     )
     later = nl.replace(learning_rate=3e-3, min_learning_rate=3e-4)
+    benchmarks = paper_benchmarks()
+    benchmarks["mtpb"] = benchmarks["mtpb"].replace(search=False, optional=True)
     return Recipe(
         name="codegen-starter",
-        data=DataConfig(held_out_fraction=0.03),
+        benchmarks=benchmarks,
+        data=DataConfig(preset="starter", held_out_fraction=0.03),
         tokenizer=TokenizerConfig(num_merges=2_000),
         model=ModelConfig(
             num_layers=4,
@@ -286,9 +383,11 @@ def codegen_6b() -> Recipe:
 def codegen_16b() -> Recipe:
     """Return CodeGen 16.1B (sections 2 and 3)."""
     shape = _shape(num_layers=34, num_heads=24, head_dim=256, rotary_dim=64)
-    return _codegen(
+    paper = _codegen(
         "codegen-16b", shape, global_batch_tokens=2_097_152, nl_rate=0.9e-4, later_rate=0.5e-4
     )
+    # Mono reads 150k x 2,097,152 tokens of the paper's 71.7B, which is 4.4 times.
+    return paper.replace(training=paper.training.replace(max_epochs=5.0))
 
 
 def _stages(nl: StageConfig, later: StageConfig) -> dict[str, StageConfig]:

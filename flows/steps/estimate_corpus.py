@@ -19,7 +19,13 @@ from components.core.artifact import Artifact
 from components.core.errors import ConfigError
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
-from flows.steps.corpora import check_preset, load_benchmark_texts, tokenizer_spec
+from flows.steps.corpora import (
+    load_benchmark_texts,
+    load_preset,
+    load_vocabulary,
+    ranks_file,
+    tokenizer_spec,
+)
 
 if TYPE_CHECKING:  # Imports numpy and Arrow.
     from components.preparation.estimate import Estimate, Interval
@@ -41,14 +47,14 @@ def estimate_corpora(
     """Yield the estimate of one corpus, or of all corpora if `corpus` is None.
 
     Raises:
-        ConfigError: there is no such corpus, or the sample is empty.
+        ConfigError: there is no such corpus, it has no sources, or the sample is empty.
         DataError: `data/` is absent or has another preset, a source cannot be read, or all
             documents are rejected.
     """
-    if corpus is not None and corpus not in recipe.corpora:
+    if corpus is not None and corpus not in recipe.data.corpora:
         raise ConfigError(
             f"there is no corpus {corpus!r}",
-            expected=f"one of {', '.join(recipe.corpora)}",
+            expected=f"one of {', '.join(recipe.data.corpora)}",
             fix="choose one of these, or omit it for all corpora",
         )
     if sample_mb < 1:
@@ -57,16 +63,17 @@ def estimate_corpora(
             expected="at least 1, in MB of text per corpus",
             fix="omit it, or increase it",
         )
-    from components.data.raw_corpus import corpus_sources, load_raw_artifacts
+    from components.data.raw_corpus import corpus_sources
     from components.preparation.estimate import estimate_corpus
 
-    corpora = [name for name in recipe.corpora if corpus in (None, name)]
-    raw = load_raw_artifacts(execution.project_path)
-    if set(corpora) - set(recipe.data.declared_sources):
-        check_preset(recipe, raw)
-    tokenizer = _build_tokenizer(recipe, execution, raw["vocabulary"])
+    recipe.require_any_corpus()
+    corpora = recipe.corpora if corpus is None else (corpus,)
+    recipe.require_corpora(corpora)
+    if set(corpora) & set(recipe.preset_corpora):
+        load_preset(recipe, execution)
+    tokenizer = _build_tokenizer(recipe, execution, load_vocabulary(execution))
     tokenizer_folder = execution.open_store().fetch_verified(tokenizer)
-    benchmark_texts = load_benchmark_texts(recipe, execution).texts
+    benchmark_texts = load_benchmark_texts(recipe, execution)
     for name in corpora:
         with TemporaryDirectory(prefix="estimate-", dir=execution.workspace_path) as folder:
             estimate = estimate_corpus(
@@ -88,7 +95,7 @@ def estimate_corpora(
 def _build_tokenizer(recipe: Recipe, execution: Execution, vocabulary: Artifact) -> Artifact:
     from components.tokenizer.vocabulary import build_tokenizer
 
-    ranks = Path(vocabulary.address) / "gpt2.tiktoken"
+    ranks = ranks_file(vocabulary)
     result = execution.open_store().get_or_build(
         **tokenizer_spec(recipe, vocabulary)._asdict(),
         build=lambda folder: build_tokenizer(ranks, recipe.tokenizer, folder),
@@ -119,6 +126,7 @@ def format_estimate(
         f"  documents  {documents.value:,}{_range(documents, estimate)}",
         f"  raw text   {decimal(estimate.raw_bytes)}",
         f"  rejected   {rejected:.2%} of the documents{reasons}",
+        *_dropped_text(corpus, estimate, recipe),
         *_quarantined_records(estimate, recipe),
         f"  tokens     {estimate.num_tokens.value:,}{_range(estimate.num_tokens, estimate)}",
         f"  sequences  {estimate.num_train_sequences:,} of {context_length:,} tokens for training, "
@@ -145,6 +153,32 @@ def _range(interval: Interval, estimate: Estimate) -> str:
     if interval.low < interval.high:
         return f" ({interval.low:,} to {interval.high:,})"
     return "" if estimate.is_complete else " (no range: it needs two files)"
+
+
+def _dropped_text(corpus: str, estimate: Estimate, recipe: Recipe) -> list[str]:
+    """Return a line for each step that would stop the validation of the prepared corpus.
+
+    The limit applies to each language; if the corpus exceeds it, a language does.
+    """
+    from components.data.filters.quality import STEPS
+
+    limits = recipe.data.corpora[corpus].max_dropped_share.model_dump()
+    num_bytes = estimate.raw_bytes
+    lines = []
+    for step in STEPS:
+        rejected = {reason: estimate.rejected_bytes.get(reason, 0) for reason in step.reasons}
+        share = sum(rejected.values()) / max(1, num_bytes)
+        if share > limits.get(step.setting, 1):
+            reasons = [
+                f"{reason} {size / num_bytes:.1%}" for reason, size in rejected.items() if size
+            ]
+            lines.append(
+                f"  lost text  {share:.1%} by data.corpora.{corpus}.{step.setting} "
+                f"({', '.join(reasons)}); validation stops above {limits[step.setting]:.1%} "
+                f"(data.corpora.{corpus}.max_dropped_share.{step.setting})"
+            )
+        num_bytes -= sum(rejected.values())
+    return lines
 
 
 def _quarantined_records(estimate: Estimate, recipe: Recipe) -> list[str]:

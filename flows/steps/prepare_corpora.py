@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import JsonValue
 
@@ -13,42 +13,53 @@ from components.core.artifact import Artifact
 from components.core.errors import FetchError
 from components.core.extras import require_extra
 from components.core.files import write_atomic
-from components.core.remote_errors import wrap_remote_errors
-from components.core.store import Store
 from flows.runtime.context import FlowContext
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 from flows.steps.corpora import (
-    MTPB_IS_SKIPPED,
     RecipeCorpora,
-    check_preset,
     load_archive_pins,
     load_benchmark_texts,
     load_raw_corpora,
+    load_vocabulary,
     prepared_corpus_spec,
+    ranks_file,
     tokenizer_spec,
+)
+from flows.steps.corpus_tables import (
+    license_table,
+    reject_counts,
+    sample_rejects,
+    step_metrics,
+    step_table,
 )
 
 if TYPE_CHECKING:  # Imports DVC, numpy and MLflow.
+    from components.data.archives.pins import Package
     from components.data.archives.pull import Origin, PullResult
+    from components.data.config import Preset
     from components.data.filters.decontamination import BenchmarkText
     from components.registry.card import TrainingCorpus
     from components.registry.tracking import TrackedRun
 
 DATASET_CARD = "dataset-card.md"
 """The card of the corpora that were prepared last, in the workspace and in MLflow."""
+STEPS_TABLE = "corpus-steps.json"
+"""MLflow table of the text after each step, by source and language, and of the rejected text."""
+LICENSES_TABLE = "licenses.json"
+"""MLflow table of tokens by license."""
 REJECTS_TABLE = "rejects.json"
 """MLflow table of rejected documents and quarantined records."""
 
 
-def pull_data(recipe: Recipe, execution: Execution, origin: Origin = "auto") -> PullResult:
-    """Make `data/` hold the recipe's preset."""
+def pull_data(preset: Preset, execution: Execution, origin: Origin = "auto") -> PullResult:
+    """Make `data/` hold a preset."""
     from components.data.archives.fetch import PackageIndex
     from components.data.archives.pull import pull
 
     return pull(
         execution.project_path,
-        recipe.data.preset,
+        preset,
         cache=execution.workspace_path / "cache",
         pins=load_archive_pins(execution),
         archives=Path(execution.archives) if execution.archives else None,
@@ -58,7 +69,8 @@ def pull_data(recipe: Recipe, execution: Execution, origin: Origin = "auto") -> 
 
 
 def pull_raw_corpora(context: FlowContext) -> dict[str, Artifact]:
-    """Pull and verify the raw corpora and the vocabulary.
+    """Pull and verify the raw corpora and the vocabulary. Only a recipe with corpora of a preset
+    needs `data/`.
 
     Raises:
         ConfigError: the recipe or the execution config needs an extra that is not installed.
@@ -72,14 +84,20 @@ def pull_raw_corpora(context: FlowContext) -> dict[str, Artifact]:
         require_detectors(corpus.redaction)
     if execution.data.engine == "ray":
         require_extra("ray", "--exec data.engine=ray")
-    context.task("check data edits", lambda _: _check_clean_data_dir(recipe, execution))
+    if recipe.data.preset and recipe.preset_corpora:
+        _pull_preset(context, recipe.data.preset)
+    context.task("fetch vocabulary", lambda _: load_vocabulary(execution), retry_if=_is_transient)
+    # It also checks the preset: another run may have pulled its own in between.
+    return context.task("verify data", lambda _: load_raw_corpora(recipe, execution))
+
+
+def _pull_preset(context: FlowContext, preset: Preset) -> None:
+    execution = context.execution
+    context.task("check data edits", lambda _: _check_clean_data_dir(preset, execution))
     title = "pull corpora"
-    pulled = context.task(title, lambda _: pull_data(recipe, execution), retry_if=_is_transient)
+    pulled = context.task(title, lambda _: pull_data(preset, execution), retry_if=_is_transient)
     context.print_step(title, "reused" if pulled.was_current else "")
     context.console.print(f"  {pulled.summary}", soft_wrap=True, markup=False)
-    raw = context.task("verify data", lambda _: load_raw_corpora(recipe, execution))
-    check_preset(recipe, raw)  # Another run may have pulled its preset in between.
-    return raw
 
 
 def _is_transient(error: object) -> bool:
@@ -87,7 +105,7 @@ def _is_transient(error: object) -> bool:
     return isinstance(error, FetchError) and isinstance(error.__cause__, OSError)
 
 
-def _check_clean_data_dir(recipe: Recipe, execution: Execution) -> None:
+def _check_clean_data_dir(preset: Preset, execution: Execution) -> None:
     """Check that `data/` has no edits, which a pull of the same preset would revert.
 
     Raises:
@@ -96,7 +114,7 @@ def _check_clean_data_dir(recipe: Recipe, execution: Execution) -> None:
     from components.data.dvc import dvc_repo
     from components.data.raw_corpus import require_clean_data
 
-    project, preset = execution.project_path, recipe.data.preset
+    project = execution.project_path
     pointer = dvc_repo.read_pointer(project)
     if pointer is None or not (project / dvc_repo.DATA).is_dir():
         return
@@ -109,7 +127,7 @@ def build_tokenizer_step(context: FlowContext, vocabulary: Artifact) -> Artifact
     """Return the tokenizer of the recipe."""
     from components.tokenizer.vocabulary import build_tokenizer
 
-    ranks = Path(vocabulary.address) / "gpt2.tiktoken"
+    ranks = ranks_file(vocabulary)
     return context.get_or_build(
         "build tokenizer",
         **tokenizer_spec(context.recipe, vocabulary)._asdict(),
@@ -130,13 +148,11 @@ def check_same_tokenizer(context: FlowContext, checkpoint: Artifact, tokenizer: 
 
 
 def load_benchmarks(context: FlowContext) -> list[BenchmarkText]:
-    """Return the benchmark problems that decontamination removes; warn if MTPB is unavailable."""
-    benchmarks = context.task(
+    """Return in a task the problems that decontamination searches for; see
+    `load_benchmark_texts`."""
+    return context.task(
         "load benchmarks", lambda _: load_benchmark_texts(context.recipe, context.execution)
     )
-    if benchmarks.missing:
-        context.warn(f"{MTPB_IS_SKIPPED}: {benchmarks.missing}")
-    return benchmarks.texts
 
 
 def prepare_corpus_step(
@@ -147,7 +163,10 @@ def prepare_corpus_step(
     benchmark_texts: list[BenchmarkText],
     earlier: Mapping[str, Artifact],
 ) -> Artifact:
-    """Return the packed shards of a corpus; for the arguments see `prepared_corpus_spec`.
+    """Return the packed shards of a corpus; for the other arguments see `prepared_corpus_spec`.
+
+    Args:
+        benchmark_texts: the problems that decontamination searches for.
 
     Raises:
         DataError: a source cannot be read, changes while it is read, or has too many
@@ -158,7 +177,7 @@ def prepare_corpus_step(
     from components.preparation.input_checks import check_quarantine_of_reused_corpus
 
     recipe, execution = context.recipe, context.execution
-    spec = prepared_corpus_spec(recipe, corpus, raw, tokenizer, benchmark_texts, earlier)
+    spec = prepared_corpus_spec(recipe, corpus, raw, tokenizer, earlier)
     deduplicated_against = [spec.parents[name] for name in earlier if name in spec.parents]
 
     def build(folder: Path, _: TrackedRun) -> dict[str, JsonValue]:
@@ -175,7 +194,7 @@ def prepare_corpus_step(
             benchmarks=benchmark_texts,
             other_corpora=[context.store.fetch_verified(parent) for parent in deduplicated_against],
         )
-        require_same_bytes(raw)
+        require_same_bytes(raw, execution.project_path)
         return statistics
 
     prepared = context.get_or_build(
@@ -186,11 +205,15 @@ def prepare_corpus_step(
 
 
 def write_dataset_card(context: FlowContext, corpora: RecipeCorpora) -> None:
-    """Write the dataset card; log it to MLflow with counts and samples of rejects."""
+    """Write the dataset card; log it to MLflow with the statistics of the corpora and samples of
+    rejects."""
     path = context.execution.workspace_path / DATASET_CARD
     write_atomic(path, dataset_card(context.recipe, context.execution, corpora))
     context.run.log_file(path)
     context.run.log_metrics(reject_counts(corpora.prepared))
+    context.run.log_metrics({"steps": step_metrics(corpora.prepared)})
+    context.run.log_table(STEPS_TABLE, step_table(corpora.prepared))
+    context.run.log_table(LICENSES_TABLE, license_table(corpora.prepared))
     if rows := sample_rejects(corpora.prepared, context.store):
         context.run.log_table(REJECTS_TABLE, rows)
 
@@ -201,7 +224,7 @@ def dataset_card(recipe: Recipe, execution: Execution, corpora: RecipeCorpora) -
     from components.data.card import DatasetCardInputs
     from components.data.card import dataset_card as render_card
 
-    pins = load_archive_pins(execution)
+    vocabulary = load_archive_pins(execution).vocabulary
     card_inputs = DatasetCardInputs(
         name=recipe.name,
         data=recipe.data,
@@ -211,9 +234,14 @@ def dataset_card(recipe: Recipe, execution: Execution, corpora: RecipeCorpora) -
         tokenizer=corpora.tokenizer,
         prepared=corpora.prepared,
     )
-    return render_card(
-        card_inputs, pins.packages_of(recipe.data.preset), pins.vocabulary, paper_corpora()
-    )
+    packages = _preset_packages(recipe, execution)
+    return render_card(card_inputs, packages, vocabulary, paper_corpora())
+
+
+def _preset_packages(recipe: Recipe, execution: Execution) -> tuple[Package, ...]:
+    """Return the pinned archives of the recipe's preset; none without a preset."""
+    preset = recipe.data.preset
+    return load_archive_pins(execution).packages_of(preset) if preset else ()
 
 
 def training_corpora_of(
@@ -227,56 +255,10 @@ def training_corpora_of(
     from components.data.card import licenses_by_package
     from components.registry.card import TrainingCorpus
 
-    sources = load_archive_pins(execution).packages_of(recipe.data.preset)
+    sources = _preset_packages(recipe, execution)
     training = recipe.training
     names = dict.fromkeys(map(training.corpus_of, training.stages_up_to(stage)))
     return [
         TrainingCorpus(prepared[corpus], licenses_by_package(raw[corpus], sources))
         for corpus in names
     ]
-
-
-def sample_rejects(prepared: Mapping[str, Artifact], store: Store) -> list[dict[str, JsonValue]]:
-    """Return samples of rejects per corpus, reason and language; columns: `SAMPLE_COLUMNS`.
-
-    Reads the reject files directly, so no shard is fetched.
-
-    Raises:
-        RemoteError: a file cannot be read.
-    """
-    from components.dataset.manifests import (
-        QUARANTINE_JSONL,
-        REJECTS_PARQUET,
-        sample_quarantined_records,
-        sample_rejected_documents,
-    )
-
-    rows: list[dict[str, JsonValue]] = []
-    for corpus, artifact in prepared.items():
-        with (
-            wrap_remote_errors("reading rejected documents", artifact.address),
-            store.fs.open(f"{artifact.address}/{REJECTS_PARQUET}", "rb") as rejects,
-            store.fs.open(f"{artifact.address}/{QUARANTINE_JSONL}", "rb") as quarantine,
-        ):
-            samples = [*sample_rejected_documents(rejects), *sample_quarantined_records(quarantine)]
-        samples.sort(key=lambda row: (row["reason"], row["language"] or ""))
-        rows += [{"reason": row["reason"], "corpus": corpus, **row} for row in samples]
-    return rows
-
-
-def reject_counts(prepared: Mapping[str, Artifact]) -> dict[str, JsonValue]:
-    """Return metrics: rejected documents by reason, quarantined records, and redactions."""
-    from components.data.filters.quality import DUPLICATE
-
-    rejected: dict[str, JsonValue] = {}
-    quarantined: dict[str, JsonValue] = {}
-    redacted: dict[str, JsonValue] = {}
-    for corpus, artifact in prepared.items():
-        languages: Any = artifact.statistics["languages"]
-        rejected[corpus] = {
-            language: {**counts["rejected"], DUPLICATE: counts["duplicates"]}
-            for language, counts in languages.items()
-        }
-        quarantined[corpus] = artifact.statistics.get("quarantined", {})
-        redacted[corpus] = artifact.statistics.get("redacted", {})
-    return {"rejected": rejected, "quarantined": quarantined, "redacted": redacted}

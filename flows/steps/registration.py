@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # Imports MLflow and numpy.
     from components.registry.evidence import Evidence
     from components.registry.tracking import TrackedRun
 
-_PROGRAM_BENCHMARKS = ("humaneval", "mtpb")
-"""Benchmarks whose problems a corpus can contain."""
+_BITS_PER_BYTE = "bits_per_byte"
+"""The evaluation without problems that a corpus can contain."""
 
 
 def register_checkpoint(
@@ -43,7 +43,8 @@ def register_checkpoint(
     """
     from components.registry.versions import register
 
-    dvc_md5 = str(raw[stage].provenance.get("dvc_md5", "none: not kept by DVC"))
+    corpus = context.recipe.training.corpus_of(stage)
+    dvc_md5 = str(raw[corpus].provenance.get("dvc_md5", "none: not pinned by DVC"))
 
     def step(run: TrackedRun) -> Artifact:
         return register(
@@ -114,7 +115,7 @@ def collect_evidence(
         contamination={
             name: contamination(store, checkpoint, name)
             for name in evaluations
-            if name in _PROGRAM_BENCHMARKS
+            if name != _BITS_PER_BYTE
         },
         logit_difference=logit_difference,
         sandboxed=is_sandboxed(evaluations),

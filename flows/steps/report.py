@@ -23,12 +23,7 @@ if TYPE_CHECKING:  # Imports more than the definition of a flow needs.
     from components.registry.stage_gate import StageDecision
     from components.report.corpus import Rule
     from components.report.page import Section
-    from components.report.results import (
-        Measurement,
-        RegisteredVersion,
-        RunResults,
-        StageGateResult,
-    )
+    from components.report.results import RegisteredVersion, RunResults, StageGateResult
 
 
 _MAX_TEXT_WIDTH = 120
@@ -95,7 +90,7 @@ def publish_scores(
     context: FlowContext,
     checkpoints: Mapping[str, Artifact],
     prepared: Mapping[str, Artifact],
-    evaluations: Mapping[tuple[str, Measurement], Artifact],
+    evaluations: Mapping[tuple[str, str], Artifact],
     skipped: Mapping[str, str],
 ) -> None:
     """Publish bits per byte by stage and corpus, and benchmarks with the paper's results."""

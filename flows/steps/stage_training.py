@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,35 +52,6 @@ def stages_to_train(recipe: Recipe, last_stage: str | None) -> list[str]:
             fix=f"use --stage {training.first_stage}, or set training.start_stage to {last_stage}",
         )
     return list(training.stages_up_to(last_stage))
-
-
-def check_epochs(recipe: Recipe, stages: Sequence[str], prepared: Mapping[str, Artifact]) -> None:
-    """Check how often each stage would read its corpus, before the first of them is trained.
-
-    Raises:
-        ConfigError: more often than the recipe allows; names every such stage.
-    """
-    max_epochs = recipe.training.max_epochs
-    if max_epochs is None:
-        return
-    excessive = []
-    for stage in stages:
-        config, corpus = recipe.training.stages[stage], recipe.training.corpus_of(stage)
-        splits: Any = prepared[corpus].statistics["splits"]
-        num_tokens = splits["train"]["num_sequences"] * recipe.model.context_length
-        epochs = config.steps * config.global_batch_tokens / num_tokens
-        if epochs > max_epochs:
-            excessive.append(
-                f"stage {stage} would read the {num_tokens:,} training tokens of the corpus "
-                f"{corpus} {epochs:,.1f} times"
-            )
-    if excessive:
-        raise ConfigError(
-            "; ".join(excessive),
-            expected=f"at most training.max_epochs, {max_epochs:g}, times",
-            fix="give the corpora more sources, lower training.stages.STAGE.steps, or raise "
-            "training.max_epochs",
-        )
 
 
 def stage_config(recipe: Recipe, stage: str) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def validate_raw_corpora(
             gx_root=context.execution.workspace_path / "gx",
         )
         for artifact in corpora.values():
-            require_same_bytes(artifact)
+            require_same_bytes(artifact, context.execution.project_path)
         read: dict[str, JsonValue] = {
             corpus: [profile.quarantined.num, profile.num_read]
             for corpus, profile in profiles.items()
@@ -143,6 +143,10 @@ def validate_shards(
         config={
             **validation_identity(config, "prepared", suites),
             "languages": _languages(context.recipe),
+            "max_dropped_share": {
+                name: corpus.max_dropped_share
+                for name, corpus in context.recipe.data.corpora.items()
+            },
         },
         parents=_with_previous(prepared, previous),
         code_version=CODE_VERSION,
@@ -154,7 +158,7 @@ def validate_shards(
 
 def _languages(recipe: Recipe) -> dict[str, JsonValue]:
     """Return the languages that each corpus must have."""
-    return {name: list(corpus.languages) for name, corpus in recipe.data.corpora.items()}
+    return {name: list(recipe.data.corpora[name].languages) for name in recipe.corpora}
 
 
 def _profile_declared_corpora(context: FlowContext, folder: Path) -> dict[str, ProfileResult]:
@@ -228,10 +232,8 @@ def _with_previous(
 
 def _origins(recipe: Recipe) -> dict[str, JsonValue]:
     """Return the origin of each corpus: `declared`, or the name of the preset."""
-    return {
-        name: "declared" if corpus.sources else recipe.data.preset
-        for name, corpus in recipe.data.corpora.items()
-    }
+    declared = recipe.data.declared_sources
+    return {name: "declared" if name in declared else recipe.data.preset for name in recipe.corpora}
 
 
 def _version_name(validation: Artifact | None) -> str:

@@ -142,7 +142,7 @@ def test_edited_data_is_refused_and_a_pull_restores_it(
         "the flow must not revert the edit"
     )
     assert published(pulled) == []
-    pull_data(tiny(), execution(pulled, fixture_archives.folder))
+    pull_data("tiny", execution(pulled, fixture_archives.folder))
     assert dvc_repo.read_pointer(pulled) == pointer
     load_raw_artifacts(pulled)
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 
 from components.core.artifact import Artifact
-from components.core.errors import ConfigError, RecordError
+from components.core.errors import ConfigError, RecordError, ValidationFailedError
 from components.core.store import Store
 from components.validation.suite_files import copy_suites
 from flows.prepare import prepare
@@ -124,7 +124,8 @@ def test_mlflow_has_rejected_documents_of_every_reason_and_their_counts(
             "rejects.json",
         }
         assert json.loads(run.data.tags["mlflow.loggedArtifacts"]) == [
-            {"path": "rejects.json", "type": "table"}
+            {"path": f"{name}.json", "type": "table"}
+            for name in ("corpus-steps", "licenses", "rejects")
         ]
         table = project.client.load_table(
             run.info.experiment_id, "rejects.json", run_ids=[run.info.run_id]
@@ -152,6 +153,20 @@ def test_mlflow_has_rejected_documents_of_every_reason_and_their_counts(
     assert first.data.metrics["rejected/multi/C/duplicate"] == 1
     assert first.data.metrics["quarantined/mono/not JSON"] == 6
     assert not [name for name in second.data.metrics if name.startswith("quarantined")]
+    assert second.data.metrics["steps/mono/Python/raw/documents"] == 141
+    assert second.data.metrics["steps/mono/Python/filtered/documents"] == 121
+    assert 0 < second.data.metrics["steps/mono/Python/filtered/dropped_share"] < 0.25
+    assert second.data.metrics["steps/multi/all/raw/documents"] > 6
+
+
+def test_a_step_that_rejects_too_much_text_stops_the_flow(project: Project) -> None:
+    num_prepared = len(project.validations("prepared"))
+    strict = project.recipe.override(["data.corpora.mono.max_dropped_share.filters=0.01"])
+    with pytest.raises(ValidationFailedError, match=r"of Python: digits .*src/digits") as error:
+        prepare(strict, project.execution)
+    assert error.value.got.startswith("prepared corpora: 1 of ")
+    assert "data.corpora.mono.max_dropped_share.filters" in error.value.fix
+    assert len(project.validations("prepared")) == num_prepared
 
 
 def test_the_second_version_is_compared_with_the_first(project: Project) -> None:

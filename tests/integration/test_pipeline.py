@@ -5,6 +5,7 @@ Each run is a process with its own project folder, DVC repository, SQLite files,
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -36,7 +37,15 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.slow, pytest.mark.process_heavy, pytest.mark.timeout(600)]
 
 STAGES = ("nl", "multi", "mono")
-RUN = ("run", "--recipe", "tiny", "--exec", "training.world_size=1")
+OWN_BENCHMARK = (
+    '{"task_id": "own/1", "prompt": "def one():\\n", "entry_point": "one", '
+    '"test": "def check(candidate):\\n    assert candidate() == 1\\n"}\n'
+)
+_SHA256 = hashlib.sha256(OWN_BENCHMARK.encode()).hexdigest()
+RUN = (
+    *("run", "--recipe", "tiny", "--exec", "training.world_size=1"),
+    *("--set", f'benchmarks.own={{"sha256": "{_SHA256}", "search": false}}'),
+)
 """A rank and, by `OMP_NUM_THREADS`, a sampling process: each needs seconds to import PyTorch."""
 
 
@@ -46,6 +55,7 @@ class Project:
     def __init__(self, folder: Path, archives: FixtureArchives) -> None:
         self.folder, self.archives = folder, archives
         new_project(folder)
+        (folder / "own.jsonl").write_text(OWN_BENCHMARK)
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """Start `codegen ...` in a new session."""
@@ -65,6 +75,11 @@ class Project:
         kill_process_tree_when(self.start(*arguments), condition)
 
     @property
+    def pipeline(self) -> tuple[str, ...]:
+        """`RUN` with the file of the own benchmark."""
+        return (*RUN, "--exec", f"benchmark_files.own={self.folder / 'own.jsonl'}")
+
+    @property
     def store(self) -> Store:
         return Store(self.folder / "var/store")
 
@@ -82,7 +97,7 @@ def finished(
 ) -> tuple[Project, str]:
     """A project with a completed `codegen run`, and its output."""
     project = Project(tmp_path_factory.mktemp("finished") / "project", fixture_archives)
-    status, output = project.run(*RUN)
+    status, output = project.run(*project.pipeline)
     assert status == 0, output
     return project, output
 
@@ -96,7 +111,7 @@ def test_every_step_published_its_artifact(finished: tuple[Project, str]) -> Non
     expected |= {
         f"evaluation/codegen-tiny-{stage}-{benchmark}"
         for stage in STAGES
-        for benchmark in ("bits-per-byte", "humaneval")
+        for benchmark in ("bits-per-byte", "humaneval", "own")
     }
     assert expected <= names
     assert ("evaluation/codegen-tiny-mono-mtpb" in names) == bool(os.environ.get("CODEGEN_MTPB"))
@@ -197,8 +212,8 @@ def test_a_run_killed_three_times_has_the_same_digests(
         has_trained_three_steps,
         lambda: project.is_building("evaluation"),
     ):
-        project.run_until_killed(condition, *RUN)
-    status, output = project.run(*RUN)
+        project.run_until_killed(condition, *project.pipeline)
+    status, output = project.run(*project.pipeline)
     assert status == 0, output
     assert _digests(project) == _digests(uninterrupted)
     assert not [

@@ -32,6 +32,7 @@ from components.core.errors import ConfigError, DiskFullError, TrainingError
 from components.core.fingerprint import list_files
 from components.dataset.reader import PackedSplit
 from components.evaluation.bits_per_byte import evaluate_held_out
+from components.evaluation.text_scorer import ModelScorer
 from components.model.huggingface import load_checkpoint
 from components.model.transformer import CodeGen
 from components.tokenizer.encoder import Encoder
@@ -160,9 +161,10 @@ def test_held_out_documents_are_scored_like_in_the_evaluation(
     folder, steps, _ = uninterrupted
     assert [step.step for step in steps if step.held_out] == [40], "always after the last step"
     assert steps[-1].evaluation_s > 0
-    model = load_checkpoint(folder).eval()
+    corpora = {"nl": Path(run.data.folder)}
     encoder = Encoder(folder)
-    expected = evaluate_held_out(model, encoder, {"nl": Path(run.data.folder)}, max_sequences=4)
+    scorer = ModelScorer(load_checkpoint(folder).eval())
+    expected = evaluate_held_out(scorer, encoder, corpora, max_sequences=4)
     assert steps[-1].held_out == {
         "English": pytest.approx(expected["nl/English"]["bits_per_byte"], rel=1e-5)
     }
@@ -178,9 +180,8 @@ def test_held_out_documents_are_scored_like_in_the_evaluation(
     np.testing.assert_allclose(
         [step.loss for step in frequent], [step.loss for step in steps], rtol=2e-4
     )
-    expected = evaluate_held_out(
-        load_checkpoint(tmp_path).eval(), encoder, {"nl": Path(run.data.folder)}, max_sequences=5
-    )
+    scorer = ModelScorer(load_checkpoint(tmp_path).eval())
+    expected = evaluate_held_out(scorer, encoder, corpora, max_sequences=5)
     assert frequent[-1].held_out == {
         "English": pytest.approx(expected["nl/English"]["bits_per_byte"], rel=1e-5)
     }

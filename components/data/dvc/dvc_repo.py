@@ -187,7 +187,7 @@ def changed_paths(project: Path) -> list[str]:
         for entries in repo.data_status(granular=True)["uncommitted"].values():
             for entry in entries:  # A renamed file is a dict of its old and new path.
                 paths.update(entry.values() if isinstance(entry, dict) else [entry])
-    return sorted(path for path in paths if not path.endswith("/"))
+    return sorted(path for path in paths if path.startswith(f"{DATA}/") and not path.endswith("/"))
 
 
 def commit(project: Path, preset: Preset, recipe_hash: str) -> DvcPointer:

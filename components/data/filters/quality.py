@@ -68,6 +68,27 @@ REASONS = tuple(FILTERS)
 """Reasons of the filters; the first that applies counts."""
 
 
+class Step(NamedTuple):
+    """A step of a preparation."""
+
+    name: str
+    """The documents after the step, as in "filtered documents"."""
+    setting: str
+    """The field of a corpus, or of a source, that configures the step."""
+    reasons: tuple[str, ...]
+    """Why the step rejects documents."""
+
+
+STEPS = (
+    Step("filtered", "filters", REASONS),
+    Step("decontaminated", "decontamination", (CONTAMINATED,)),
+    Step("sampled", "epochs", (NOT_SAMPLED,)),
+    Step("deduplicated", "exact_dedup", (DUPLICATE,)),
+    Step("near-deduplicated", "near_duplicates", (NEAR_DUPLICATE,)),
+)
+"""In their order: a step sees the documents that earlier steps accept."""
+
+
 def reject_reasons(texts: pa.LargeStringArray, config: FilterConfig | None) -> pa.StringArray:
     """The first reason of `FILTERS` that rejects each text, or null. None: only `EMPTY` applies."""
     if config is None:

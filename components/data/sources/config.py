@@ -59,8 +59,14 @@ class Source(Config):
     """Name of the language field. A record without a language takes it from the extension."""
     fixed_language: str | None = None
     """Language of all records, such as English for the Pile; fields of records are ignored."""
+    skip_null_text: bool = False
+    """Whether a record without text is skipped and counted, not quarantined. BigQuery has no text
+    of binary files and of files above 1 MB."""
     title: str | None = Field(default=None, min_length=1)
     """Name of the source in statistics. None: the URI."""
+    group_by_name: bool = False
+    """Whether statistics have a row for each value of `name`, such as each component of the Pile,
+    in place of a row for the source."""
     epochs: float = Field(default=1.0, gt=0, le=MAX_EPOCHS)
     """How often each document occurs in the training split (the Pile weights its components like
     this: arXiv 2101.00027, table 1). With 1.5, each occurs once, and a half of them a second time,

@@ -37,6 +37,9 @@ from components.data.sources.records import (
 BATCH_BYTES = 8 << 20
 """A batch ends with the record that reaches this size, in uncompressed bytes (assumption: large
 enough to hide the cost of a batch)."""
+_NUM_CHECKED_RECORDS = 100
+"""First records of a JSON Lines file in which the fields of its source are searched (assumption:
+each field is in one of them)."""
 _MAX_QUARANTINED = 1000
 """A batch also ends after this many quarantined records, which bounds the memory for a file without
 good records (assumption)."""
@@ -75,7 +78,7 @@ def read_partition(
         storage_options: options of a remote file system.
 
     Raises:
-        ConfigError: the source names a field that a table lacks, or a language of another corpus.
+        ConfigError: the source names a field that the file lacks, or a language of another corpus.
         FetchError: a file does not exist or cannot be read, or its store fails.
         RecordError: a file is damaged or truncated, or has changed since it was listed.
     """
@@ -104,7 +107,8 @@ def _raw_records(
 ) -> Iterator[RawRecord]:
     match partition.format:
         case "jsonl":
-            return jsonl.read(location, partition.file, max_record_bytes)
+            records = jsonl.read(location, partition.file, max_record_bytes)
+            return _check_first_objects(records, partition.file, parser)
         case "parquet":
             return parquet.read(location, partition, parser)
         case "avro":
@@ -116,6 +120,24 @@ def _raw_records(
             return archive.read(location, partition.file, parser, max_record_bytes)
         case "files":
             return code_files.read(location, partition.file, parser, max_record_bytes)
+
+
+def _check_first_objects(
+    records: Iterator[RawRecord], file: str, parser: RecordParser
+) -> Iterator[RawRecord]:
+    """Yield all records of a JSON Lines file, after a check of the fields of its first objects."""
+    first: list[RawRecord] = []
+    num_bytes = 0
+    for record in records:
+        first.append(record)
+        num_bytes += record.size_bytes
+        if len(first) == _NUM_CHECKED_RECORDS or num_bytes >= BATCH_BYTES:
+            break
+    objects = [record.value for record in first if not isinstance(record.value, Reject)]
+    if objects:
+        parser.require_fields(objects, file)
+    yield from first
+    yield from records
 
 
 def _require_unchanged(partition: Partition, location: FileLocation) -> None:

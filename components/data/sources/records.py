@@ -15,6 +15,13 @@ import orjson
 import pyarrow as pa
 
 from components.core.errors import ConfigError, DataError, RecordError
+from components.data.sources.columns import (
+    LANGUAGE_OR_PATH,
+    field_names,
+    find_column,
+    has_field,
+    missing_columns_error,
+)
 from components.data.sources.config import Source
 
 FIELDS = ("language", "license", "path", "source", "text")
@@ -66,8 +73,9 @@ LANGUAGE = "language"
 BLANK = "blank line"
 LINK = "link"
 NOT_REGULAR = "no regular file"
+NULL_TEXT = "null text"
 
-SKIP_REASONS = (LANGUAGE, BLANK, LINK, NOT_REGULAR)
+SKIP_REASONS = (LANGUAGE, BLANK, LINK, NOT_REGULAR, NULL_TEXT)
 """Reasons of skipped records and files, which are counted but not quarantined."""
 
 
@@ -145,6 +153,7 @@ class RecordParser:
                 fix="correct fixed_language of that source, or move the source to another corpus",
             )
         self._fixed_language = source.fixed_language
+        self._skip_null_text = source.skip_null_text
         self._languages = {name.casefold(): name for name in languages}
         self._extensions = extensions
         self._max_bytes = max_record_bytes
@@ -157,6 +166,9 @@ class RecordParser:
         }
         self._configured = {field: name for field, name in configured.items() if name is not None}
         self._names = WELL_KNOWN | {field: (name,) for field, name in self._configured.items()}
+        self._required = {field: self._names[field] for field in ("text", *self._configured)}
+        if source.fixed_language is None and not self._configured.keys() & {"language", "path"}:
+            self._required[LANGUAGE_OR_PATH] = (*self._names["language"], *self._names["path"])
 
     def language_of(self, path: str, stated: str = "") -> str | None:
         """The language of a record, or None if it is not a language of the corpus."""
@@ -173,27 +185,36 @@ class RecordParser:
                 names.
         """
         existing = list(columns)
-        got = f"{file} has the columns {', '.join(existing) or '(none)'}"
-        language_names = (*self._names["language"], *self._names["path"])
-        has_language = any(_find_column(name, existing) for name in language_names)
-        if self._fixed_language is None and not has_language:
-            raise ConfigError(
-                got,
-                expected=f"a language or a path in one of them: {' or '.join(language_names)}",
-                fix="set `language` or `path` of that source to a column, or set fixed_language",
-            )
-        for field in dict.fromkeys((*self._configured, "text")):
-            if not any(_find_column(name, existing) for name in self._names[field]):
-                setting = "name" if field == "source" else field
-                raise ConfigError(
-                    got,
-                    expected=f"{' or '.join(self._names[field])} for {field}",
-                    fix=f"set `{setting}` of that source to a column",
-                )
+        missing = [
+            field
+            for field, names in self._required.items()
+            if not any(find_column(name, existing) for name in names)
+        ]
+        if missing:
+            raise missing_columns_error(file, existing, self._required, missing)
         selected = set[str]()
         for names in self._names.values():
-            selected.update(filter(None, (_find_column(name, existing) for name in names)))
+            selected.update(filter(None, (find_column(name, existing) for name in names)))
         return sorted(selected)
+
+    def require_fields(self, objects: Sequence[Mapping[str, Any]], file: str) -> None:
+        """Check that each field that the source names is in one of the first objects of a file.
+
+        The license is not required, and neither is a text that is skipped if it is null, because
+        exports to JSON omit nulls.
+
+        Raises:
+            ConfigError: no object has the field.
+        """
+        optional = {"license", "text"} if self._skip_null_text else {"license"}
+        missing = [
+            field
+            for field, name in self._configured.items()
+            if field not in optional and not any(has_field(item, name) for item in objects)
+        ]
+        if missing:
+            existing = dict.fromkeys(name for item in objects for name in field_names(item))
+            raise missing_columns_error(file, list(existing), self._required, missing)
 
     def parse(self, fields: Mapping[str, Any]) -> Record | Reject:
         """The record, or the reason why there is none.
@@ -211,6 +232,8 @@ class RecordParser:
             if language is None:
                 return Reject(LANGUAGE, is_quarantined=False)
             text = self._find_value(fields, "text")
+            if text is None and self._skip_null_text:
+                return Reject(NULL_TEXT, is_quarantined=False)
             if text is None:
                 return Reject(f"{NO_TEXT}: {' or '.join(self._names['text'])} is missing or null")
             if isinstance(text, str | bytes) and _exceeds(text, self._max_bytes):
@@ -253,14 +276,6 @@ def _language_by_extension(path: str, extensions: Mapping[str, str]) -> str | No
     """The language of a path, or None. Case is ignored: old repositories have `MAIN.PY`."""
     stem, dot, extension = path.rpartition("/")[2].rpartition(".")
     return extensions.get(dot + extension.lower()) if stem else None
-
-
-def _find_column(name: str, existing: list[str]) -> str | None:
-    """The top-level column of a field name, if it exists."""
-    for column in (name, name.partition(".")[0]):
-        if column in existing:
-            return column
-    return None
 
 
 def _nested_value(fields: Any, name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Custom benchmarks: JSONL files in three formats, with a parser for each.
+"""Benchmark files: JSONL in three formats, with a parser and the text to search for of each.
 
 HumanEval  task_id, prompt, entry_point, test            also HumanEval+
 MBPP       task_id, text (or prompt), test_list          Austin et al. 2021, arXiv 2108.07732
@@ -13,15 +13,15 @@ import hashlib
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from components.core.errors import EvaluationError
 from components.core.files import parse_json
-from components.evaluation.benchmarks.humaneval import HUMANEVAL_SHA256
 from components.evaluation.benchmarks.mtpb import parse_conversation
 from components.evaluation.benchmarks.problem import Benchmark, Problem, UnitTests
+from components.evaluation.config import HUMANEVAL_SHA256, official_name_like
 
 Record = Mapping[str, Any]
 
@@ -66,20 +66,60 @@ def _entry_point(tests: list[str], record: Record) -> str:
     return names[0]
 
 
-FORMATS: dict[str, tuple[frozenset[str], Callable[[Record], list[Problem]]]] = {
-    "HumanEval": (frozenset({"task_id", "prompt", "entry_point", "test"}), _parse_humaneval),
-    "MBPP": (frozenset({"task_id", "test_list"}), parse_mbpp),
-    "MTPB": (frozenset({"id", "prompts", "inputs", "outputs"}), parse_conversation),
+class SearchText(NamedTuple):
+    """The text of a problem that training documents must not contain."""
+
+    problem: str
+    text: str
+
+
+def _humaneval_text(record: Record) -> SearchText:
+    text = f"{record['prompt']}{record.get('canonical_solution') or ''}"
+    return SearchText(str(record["task_id"]), text)
+
+
+def _mbpp_text(record: Record) -> SearchText:
+    description = record.get("text") or record["prompt"]
+    lines = [description, *record["test_list"], record.get("code") or ""]
+    return SearchText(f"MBPP/{record['task_id']}", "\n".join(map(str, lines)))
+
+
+def _conversation_text(record: Record) -> SearchText:
+    return SearchText(str(int(record["id"])), "\n".join(record["prompts"]))
+
+
+class Format(NamedTuple):
+    """A format of records."""
+
+    fields: frozenset[str]
+    """The fields that identify it."""
+    parse: Callable[[Record], list[Problem]]
+    search_text: Callable[[Record], SearchText]
+    """Returns prompt and reference solution, as far as the record has them."""
+
+
+FORMATS = {
+    "HumanEval": Format(
+        frozenset({"task_id", "prompt", "entry_point", "test"}), _parse_humaneval, _humaneval_text
+    ),
+    "MBPP": Format(frozenset({"task_id", "test_list"}), parse_mbpp, _mbpp_text),
+    "MTPB": Format(
+        frozenset({"id", "prompts", "inputs", "outputs"}), parse_conversation, _conversation_text
+    ),
 }
-"""The fields that identify each format, and its parser. The first match counts."""
+"""The formats by name. The first match counts."""
 
 
-def read_benchmark(path: Path) -> Benchmark:
-    """Read the problems of a `.jsonl` or `.jsonl.gz` file; the benchmark has the name of the file.
+def read_benchmark(path: Path, name: str = "") -> Benchmark:
+    """Read the problems of a `.jsonl` or `.jsonl.gz` file.
+
+    Args:
+        path: the file.
+        name: of the benchmark; empty: the name of the file, other than HumanEval and MTPB.
 
     Raises:
-        EvaluationError: the file does not exist, has the name of HumanEval or MTPB, or a line is
-            invalid (names it).
+        EvaluationError: the file does not exist or has a reserved name, or a line is invalid
+            (names it).
     """
     if not path.is_file():
         raise EvaluationError(
@@ -88,33 +128,45 @@ def read_benchmark(path: Path) -> Benchmark:
             fix="correct --benchmark",
         )
     content = path.read_bytes()
-    name = path.name.removesuffix(".gz").removesuffix(".jsonl").lower()
     sha256 = hashlib.sha256(content).hexdigest()
-    _refuse_reserved_name(path, name, sha256)
-    problems: list[Problem] = []
-    for number, line in enumerate(read_lines(path, content), 1):
-        if line.strip():
-            problems += _parse_line(path, number, line)
-    task_ids = Counter(problem.task_id for problem in problems)
-    repeated = [task_id for task_id, count in task_ids.items() if count > 1]
-    if repeated or not problems:
+    if not name:
+        name = path.name.removesuffix(".gz").removesuffix(".jsonl").lower()
+        _refuse_reserved_name(path, name, sha256)
+    problems = [problem for parsed, _ in _parse_lines(path, content) for problem in parsed]
+    _require_unique(path, [problem.task_id for problem in problems])
+    return Benchmark(name, sha256, tuple(problems))
+
+
+def read_search_texts(path: Path) -> list[SearchText]:
+    """Read the texts of the problems that decontamination searches for.
+
+    Raises:
+        EvaluationError: a line is invalid (names it), or two problems have the same name.
+    """
+    texts = [text for _, text in _parse_lines(path, path.read_bytes())]
+    _require_unique(path, [text.problem for text in texts])
+    return texts
+
+
+def _require_unique(path: Path, task_ids: list[str]) -> None:
+    repeated = [task_id for task_id, count in Counter(task_ids).items() if count > 1]
+    if repeated or not task_ids:
         defect = f"the task_id {min(repeated)!r} more than once" if repeated else "no problem"
         raise EvaluationError(
             f"{path} has {defect}",
             expected="problems, each with a task_id of its own",
             fix="correct the file",
         )
-    return Benchmark(name, sha256, tuple(problems))
 
 
 def _refuse_reserved_name(path: Path, name: str, sha256: str) -> None:
     """Scores of custom problems must not look like scores of HumanEval or MTPB."""
-    letters = re.sub("[^a-z0-9]", "", name)
-    if letters in ("humaneval", "mtpb") and sha256 != HUMANEVAL_SHA256:
+    official = official_name_like(name)
+    if official and sha256 != HUMANEVAL_SHA256:
         raise EvaluationError(
-            f"{path} has the reserved name of {letters}",
+            f"{path} has the reserved name of {official}",
             expected="another name for custom problems",
-            fix=f"rename the file, or run the pinned problems: --benchmark {letters}; "
+            fix=f"rename the file, or run the pinned problems: --benchmark {official}; "
             "omit --problems for samples of HumanEval",
         )
 
@@ -135,12 +187,18 @@ def read_lines(path: Path, content: bytes) -> list[bytes]:
         ) from error
 
 
-def _parse_line(path: Path, number: int, line: bytes) -> list[Problem]:
+def _parse_lines(path: Path, content: bytes) -> Iterator[tuple[list[Problem], SearchText]]:
+    for number, line in enumerate(read_lines(path, content), 1):
+        if line.strip():
+            yield _parse_line(path, number, line)
+
+
+def _parse_line(path: Path, number: int, line: bytes) -> tuple[list[Problem], SearchText]:
     try:
         record = parse_json(line)
-        for fields, parse in FORMATS.values():
-            if isinstance(record, dict) and fields <= record.keys():
-                return parse(record)
+        for record_format in FORMATS.values():
+            if isinstance(record, dict) and record_format.fields <= record.keys():
+                return record_format.parse(record), record_format.search_text(record)
         if isinstance(record, dict):
             got = f"has the fields {', '.join(sorted(record))}"
         else:
@@ -148,7 +206,8 @@ def _parse_line(path: Path, number: int, line: bytes) -> list[Problem]:
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         got = f"is not a valid problem ({type(error).__name__}: {error})"
     formats = "; ".join(
-        f"{', '.join(sorted(fields))} ({name})" for name, (fields, _) in FORMATS.items()
+        f"{', '.join(sorted(record_format.fields))} ({name})"
+        for name, record_format in FORMATS.items()
     )
     raise EvaluationError(
         f"{path}:{number} {got}", expected=f"a JSON object with {formats}", fix="correct the line"

@@ -20,12 +20,11 @@ from components.evaluation.benchmarks.problem import (
     read_pinned,
 )
 from components.evaluation.benchmarks.protocol import BenchmarkProtocol, SampleSet
-from components.evaluation.config import HumanEvalConfig
+from components.evaluation.config import HUMANEVAL_SHA256, HumanEvalConfig
 from components.evaluation.sandbox import FunctionTest, ResourceLimits
 
-_FILE = Path(__file__).with_name("HumanEval.jsonl.gz")
-HUMANEVAL_SHA256 = "b796127e635a67f93fb35c04f4cb03cf06f38c8072ee7cee8833d7bee06979ef"
-"""Of OpenAI's file, which is part of this package with its license."""
+HUMANEVAL_FILE = Path(__file__).with_name("HumanEval.jsonl.gz")
+"""OpenAI's file, which is part of this package with its license."""
 
 
 class HumanEvalProblem(NamedTuple):
@@ -48,7 +47,7 @@ def load_humaneval() -> list[HumanEvalProblem]:
     Raises:
         EvaluationError: the file has another SHA-256.
     """
-    records = parse_jsonl(gzip.decompress(read_pinned(_FILE, HUMANEVAL_SHA256)))
+    records = parse_jsonl(gzip.decompress(read_pinned(HUMANEVAL_FILE, HUMANEVAL_SHA256)))
     return [HumanEvalProblem(**record) for record in records]
 
 

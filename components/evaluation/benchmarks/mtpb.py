@@ -13,10 +13,7 @@ A single turn: the same over the joined prompts. Tokens of the initial import do
 
 from __future__ import annotations
 
-import http.client
-import logging
 import math
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -25,15 +22,13 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from components.core.errors import ConfigError, EvaluationError
-from components.core.files import write_atomic
+from components.core.errors import ConfigError
 from components.evaluation.benchmarks.problem import (
     Benchmark,
     ExpectedPrint,
     Problem,
     parse_jsonl,
     read_pinned,
-    require_sha256,
 )
 from components.evaluation.benchmarks.protocol import (
     BenchmarkProtocol,
@@ -41,18 +36,12 @@ from components.evaluation.benchmarks.protocol import (
     ProblemCounts,
     SampleSet,
 )
-from components.evaluation.config import MtpbConfig
+from components.evaluation.config import MTPB_SHA256, MtpbConfig
 from components.evaluation.sandbox import ResourceLimits
 from components.evaluation.scoring.score_statistics import mean_with_interval
 
-logger = logging.getLogger(__name__)
-
-MTPB_SHA256 = "3ab79ddb160f484a63491330ba72204930d56cc946f7c0c5fb469622a941f89c"
-"""Of mtpb.jsonl in salesforce/CodeGen. License: BSD-3-Clause."""
-MTPB_URL = "https://raw.githubusercontent.com/salesforce/CodeGen/main/codegen1/benchmark/mtpb.jsonl"
 _DEFAULT_MAX_NEW_TOKENS = 256
 """Tokens per turn if the file states none (the official sampling script's default)."""
-_DOWNLOAD_TIMEOUT_S = 20
 
 PREFIX = "# Import libraries.\n\nimport numpy as np\n\n"
 """The beginning of every history (the official sampling script)."""
@@ -99,47 +88,6 @@ class MtpbProblem(NamedTuple):
     def turns(self, case: int) -> list[str]:
         """Return the prompts of a test case."""
         return [prompt.format(**self.inputs[case]) for prompt in self.prompts]
-
-
-class MtpbFile(NamedTuple):
-    """The path of MTPB's file, or the reason why it is missing."""
-
-    path: Path | None
-    missing: str = ""
-
-
-def find_mtpb(path: str | Path | None, cache: Path) -> MtpbFile:
-    """Return `path` if given, else the file in the folder `cache`, downloaded if necessary.
-
-    Raises:
-        EvaluationError: `path` does not exist, or the file has another SHA-256.
-    """
-    file = Path(path) if path is not None else cache / "mtpb.jsonl"
-    if path is not None and not file.is_file():
-        raise EvaluationError(
-            f"{path} does not exist",
-            expected="MTPB's mtpb.jsonl",
-            fix="correct or unset CODEGEN_MTPB or mtpb_path",
-        )
-    if not file.is_file():
-        try:
-            with urllib.request.urlopen(MTPB_URL, timeout=_DOWNLOAD_TIMEOUT_S) as response:
-                content = response.read()
-            require_sha256(MTPB_URL, content, MTPB_SHA256)
-        except EvaluationError as error:
-            return _missing(error.got)
-        except (OSError, http.client.HTTPException) as error:
-            reason = getattr(error, "reason", error)  # Of a URLError.
-            reason = getattr(reason, "strerror", None) or reason
-            return _missing(f"the MTPB file cannot be downloaded ({reason})")
-        write_atomic(file, content)
-    read_pinned(file, MTPB_SHA256)
-    return MtpbFile(file)
-
-
-def _missing(reason: str) -> MtpbFile:
-    logger.info("%s: %s", MTPB_URL, reason)  # Callers warn, with the consequence.
-    return MtpbFile(None, f"{reason}; set CODEGEN_MTPB to a copy of the file to run MTPB")
 
 
 def load_mtpb(path: Path) -> list[MtpbProblem]:

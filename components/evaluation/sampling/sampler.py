@@ -114,7 +114,7 @@ class Sampler(AbstractContextManager["Sampler"]):
         self._decode_mode = decode_mode if device.startswith("cuda") else None
         self._encoder = Encoder(checkpoint)
         dtype = _DTYPES[device_precision(device)]
-        self._model = load_checkpoint(checkpoint).eval().to(device, dtype)
+        self._model = load_checkpoint(checkpoint, device, dtype).eval()
         pack(self._model)
         self._encode = lru_cache(maxsize=4096)(lambda text: tuple(self._encoder.encode(text)))
 

@@ -10,10 +10,7 @@ from __future__ import annotations
 
 import itertools
 import multiprocessing
-import multiprocessing.connection
-import os
 import queue
-import threading
 import traceback
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
@@ -25,6 +22,7 @@ from typing import Any, NamedTuple, TypeVar
 import torch
 
 from components.core.errors import CodegenError, EvaluationError
+from components.core.processes import exit_with_parent
 from components.evaluation.sampling.sampler import (
     CACHE_SHARE,
     Precision,
@@ -227,7 +225,7 @@ def _run_process(
     checkpoint: Path, device: str, limits: _WorkerLimits, tasks: Any, results: Any, last_ended: Any
 ) -> None:
     """Main function of a process: take tasks and generate completions."""
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    exit_with_parent()
     try:
         torch.set_num_threads(limits.num_threads)
         sampler = Sampler(checkpoint, device, limits.cache_share, limits.decode_mode)
@@ -238,14 +236,6 @@ def _run_process(
         results.put(_Failure(str(error)))
     except BaseException:
         results.put(_Failure(traceback.format_exc(limit=-3)))
-
-
-def _exit_with_parent() -> None:
-    """Exit when the parent ends, also if it was killed."""
-    parent = multiprocessing.parent_process()
-    if parent:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)
 
 
 def _run_batch(

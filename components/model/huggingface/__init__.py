@@ -13,7 +13,14 @@ Not supported: reading GPT-J, quantized weights, variants such as `model.fp16.sa
 
 from components.model.huggingface.checkpoint_export import export_checkpoint, logit_parity
 from components.model.huggingface.checkpoint_reader import load_checkpoint
-from components.model.huggingface.checkpoint_writer import save_checkpoint
+from components.model.huggingface.checkpoint_writer import save_checkpoint, write_checkpoint
 from components.model.huggingface.hf_format import load_config
 
-__all__ = ["export_checkpoint", "load_checkpoint", "load_config", "logit_parity", "save_checkpoint"]
+__all__ = [
+    "export_checkpoint",
+    "load_checkpoint",
+    "load_config",
+    "logit_parity",
+    "save_checkpoint",
+    "write_checkpoint",
+]

@@ -1,9 +1,9 @@
 """Load a checkpoint folder into a model: weights in safetensors or PyTorch files, sharded or not.
 
-Files are memory-mapped, so the bytes of a tensor are read when they are copied. A pickle is never
-executed: `torch.load` builds tensors only (`weights_only`). If a folder has several kinds of weight
-files, the order is that of `transformers`: safetensors before PyTorch, unsharded before sharded.
-PyTorch's format from before 1.6 is not supported; it cannot be mapped.
+Files are memory-mapped, so the bytes of a tensor are read when they are copied, a chunk at a time.
+A pickle is never executed: `torch.load` builds tensors only (`weights_only`). If a folder has
+several kinds of weight files, the order is that of `transformers`: safetensors before PyTorch,
+unsharded before sharded. PyTorch's format from before 1.6 is not supported; it cannot be mapped.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from components.model.huggingface.hf_format import (
     load_config,
 )
 from components.model.transformer import CodeGen
+from components.model.weights import fill_parameters, overlap, split_range
 
 SAFETENSORS = "model.safetensors"
 SAFETENSORS_INDEX = "model.safetensors.index.json"
@@ -50,32 +51,68 @@ class StoredTensor(NamedTuple):
     tensor: Tensor
 
 
-def load_checkpoint(folder: Path) -> CodeGen:
-    """Load a checkpoint of `save_checkpoint`, or a released CodeGen checkpoint, as fp32 on the CPU.
+class StoredWeights:
+    """The weights of a checkpoint folder, a `WeightSource`; read from the files when written."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open the files, and check names, shapes and types.
+
+        Args:
+            folder: a checkpoint of `save_checkpoint`, or a released CodeGen checkpoint.
+
+        Raises:
+            ArtifactError: a file is missing, truncated, damaged or no CodeGen model; or a tensor is
+                missing, unexpected, or of another shape or type.
+        """
+        self.config = load_config(folder)
+        with torch.device("meta"):
+            parameters = dict(CodeGen(self.config).named_parameters())
+        shapes = {codegen_name(name): parameter.shape for name, parameter in parameters.items()}
+        self._stored = stored_weights(folder, shapes)
+        _check_names_and_shapes(folder, self._stored, shapes)
+
+    def write(self, name: str, values_N: Tensor, positions: range) -> None:
+        """See `WeightSource`.
+
+        Raises:
+            ArtifactError: a value at these positions is NaN or infinite.
+        """
+        stored = self._stored.pop(codegen_name(name))
+        start = 0
+        for block in from_codegen(name, stored.tensor):
+            part = overlap(range(start, start + block.numel()), positions)
+            block_N = block.reshape(-1)
+            for chunk in split_range(len(part)):
+                first = part.start + chunk.start
+                chunk_N = block_N[first - start : first - start + len(chunk)].float()
+                _require_finite(name, chunk_N, stored)
+                values_N[first : first + len(chunk)] = chunk_N
+            start += block.numel()
+
+
+def _require_finite(name: str, chunk_N: Tensor, stored: StoredTensor) -> None:
+    if len(chunk_N) and not all_finite(chunk_N):
+        num_values = stored.tensor.numel()
+        num_bad = int((~stored.tensor.isfinite()).sum())
+        raise invalid_file(
+            stored.path,
+            f"has {codegen_name(name)} with {num_bad:,} of {num_values:,} values NaN or infinite",
+            "finite weights",
+        )
+
+
+def load_checkpoint(
+    folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> CodeGen:
+    """Load a checkpoint, without a copy in host memory if `device` is a GPU.
 
     Raises:
-        ArtifactError: a file is missing, truncated, damaged or no CodeGen model; or a tensor is
-            missing, unexpected, of another shape or type, or not finite.
+        ArtifactError: see `StoredWeights`; or a value is NaN or infinite.
     """
-    config = load_config(folder)
+    weights = StoredWeights(folder)
     with torch.device("meta"):
-        model = CodeGen(config)
-    shapes = {codegen_name(name): parameter.shape for name, parameter in model.named_parameters()}
-    stored = stored_weights(folder, shapes)
-    _check_names_and_shapes(folder, stored, shapes)
-    model.to_empty(device="cpu")
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            hf_name = codegen_name(name)
-            path, tensor = stored.pop(hf_name)
-            parameter.copy_(from_codegen(name, tensor))
-            if not all_finite(parameter):
-                num_bad = int((~tensor.isfinite()).sum())
-                raise invalid_file(
-                    path,
-                    f"has {hf_name} with {num_bad:,} of {tensor.numel():,} values NaN or infinite",
-                    "finite weights",
-                )
+        model = CodeGen(weights.config).to(dtype)
+    fill_parameters(model, weights, device)
     return model
 
 

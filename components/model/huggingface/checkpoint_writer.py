@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor
 
 from components.core.errors import ArtifactError, ConfigError
 from components.core.files import atomic_write_path, read_json, write_json
-from components.model.config import CheckpointFormat, Dtype
+from components.model.config import CheckpointFormat, Dtype, ModelConfig
 from components.model.huggingface.checkpoint_reader import SAFETENSORS_INDEX, all_finite
 from components.model.huggingface.hf_format import (
     CONFIG,
@@ -52,9 +53,35 @@ def save_checkpoint(
     dtype: Dtype = Dtype.fp32,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
+    """Write a model into `folder`; see `write_checkpoint`."""
+    write_checkpoint(
+        model.config,
+        model.named_parameters(),
+        tokenizer_folder,
+        folder,
+        checkpoint_format=checkpoint_format,
+        dtype=dtype,
+        max_shard_bytes=max_shard_bytes,
+    )
+
+
+def write_checkpoint(
+    config: ModelConfig,
+    weights: Iterable[tuple[str, Tensor]],
+    tokenizer_folder: Path,
+    folder: Path,
+    *,
+    checkpoint_format: CheckpointFormat = CheckpointFormat.codegen,
+    dtype: Dtype = Dtype.fp32,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> None:
     """Write weights, `config.json`, `generation_config.json` and the tokenizer into `folder`.
 
+    A weight file is written as soon as its tensors are there, so at most about `max_shard_bytes` of
+    `weights` are in memory.
+
     Args:
+        weights: every parameter of the model in its order, by name, on any device.
         tokenizer_folder: has `tokenizer.json` and `tokenizer_config.json`.
         folder: created if needed; files of a model in it are replaced.
         max_shard_bytes: maximum size of a weight file; a larger tensor gets a file of its own.
@@ -67,7 +94,7 @@ def save_checkpoint(
         DiskFullError: the disk is full.
     """
     tokenizer = read_tokenizer(tokenizer_folder)
-    num_rows = model.config.padded_vocab_size
+    num_rows = config.padded_vocab_size
     if tokenizer.num_ids > num_rows:
         raise ConfigError(
             f"the tokenizer in {tokenizer_folder} has {tokenizer.num_ids:,} ids",
@@ -76,10 +103,10 @@ def save_checkpoint(
         )
     folder.mkdir(parents=True, exist_ok=True)
     torch_dtype = TORCH_DTYPES[dtype]
-    _write_weights(model, folder, checkpoint_format, torch_dtype, max_shard_bytes)
+    _write_weights(config, weights, folder, checkpoint_format, torch_dtype, max_shard_bytes)
     write_json(
         folder / CONFIG,
-        to_hf_config(model.config, tokenizer.eot_id, checkpoint_format, _dtype_name(torch_dtype)),
+        to_hf_config(config, tokenizer.eot_id, checkpoint_format, _dtype_name(torch_dtype)),
     )
     eot_ids = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), tokenizer.eot_id)
     padding_ids = list(range(tokenizer.num_ids, num_rows))
@@ -89,20 +116,20 @@ def save_checkpoint(
 
 
 def _write_weights(
-    model: CodeGen,
+    config: ModelConfig,
+    weights: Iterable[tuple[str, Tensor]],
     folder: Path,
     checkpoint_format: CheckpointFormat,
     dtype: torch.dtype,
     max_shard_bytes: int,
 ) -> None:
-    parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
-    sources: dict[str, str] = {}
-    """By the name of a stored tensor, the name of its parameter."""
-    sizes_bytes: dict[str, int] = {}
-    for name, parameter in parameters.items():
-        for hf_name, tensor in to_hf(name, parameter.to("meta"), checkpoint_format).items():
-            sources[hf_name] = name
-            sizes_bytes[hf_name] = tensor.numel() * dtype.itemsize
+    with torch.device("meta"):
+        model = CodeGen(config)
+    sizes_bytes = {
+        hf_name: tensor.numel() * dtype.itemsize
+        for name, parameter in model.named_parameters()
+        for hf_name, tensor in to_hf(name, parameter, checkpoint_format).items()
+    }
     plan = split_state_dict_into_shards_factory(
         sizes_bytes,
         get_storage_size=lambda size_bytes: size_bytes,
@@ -111,13 +138,17 @@ def _write_weights(
     )
     files = set(plan.filename_to_tensors)
     _remove_stale_weights(folder, files | {SAFETENSORS_INDEX} if plan.is_sharded else files)
-    for file, names in plan.filename_to_tensors.items():
-        tensors = {}
-        for hf_name in names:
-            name = sources[hf_name]
-            weight = to_hf(name, parameters[name], checkpoint_format)[hf_name]
-            tensors[hf_name] = _convert(hf_name, weight, dtype)
-        write_tensors(tensors, folder / file, {"format": "pt"})
+    file_of_tensor = {
+        hf_name: file for file, names in plan.filename_to_tensors.items() for hf_name in names
+    }
+    tensors_by_file: dict[str, dict[str, Tensor]] = {file: {} for file in files}
+    for name, weight in weights:
+        for hf_name, tensor in to_hf(name, weight.detach(), checkpoint_format).items():
+            file = file_of_tensor[hf_name]
+            tensors = tensors_by_file[file]
+            tensors[hf_name] = _convert(hf_name, tensor, dtype)
+            if len(tensors) == len(plan.filename_to_tensors[file]):
+                write_tensors(tensors_by_file.pop(file), folder / file, {"format": "pt"})
     if plan.is_sharded:
         index = {"metadata": plan.metadata, "weight_map": plan.tensor_to_filename}
         write_json(folder / SAFETENSORS_INDEX, index)

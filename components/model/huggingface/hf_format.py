@@ -205,15 +205,15 @@ def to_hf(name: str, weight: Tensor, checkpoint_format: CheckpointFormat) -> dic
     return {hf_name: rows[[0, 2, 1]].transpose(0, 1).reshape(weight.shape).contiguous()}
 
 
-def from_codegen(name: str, weight: Tensor) -> Tensor:
-    """Convert a tensor of CodeGen's format to the parameter `name` of `CodeGen`.
+def from_codegen(name: str, weight: Tensor) -> list[Tensor]:
+    """Return the blocks of rows that are the parameter `name` of `CodeGen`, in order, as views.
 
     Rows [block][q, v, k] of the fused projection become [q, k, v][block].
     """
     if not name.endswith(_FUSED):
-        return weight
+        return [weight]
     rows = weight.view(QKV_BLOCKS, 3, -1, weight.shape[1])
-    return rows.transpose(0, 1)[[0, 2, 1]].reshape(weight.shape)
+    return [rows[block, projection] for projection in (0, 2, 1) for block in range(QKV_BLOCKS)]
 
 
 def invalid_file(path: Path, problem: str, expected: str) -> ArtifactError:

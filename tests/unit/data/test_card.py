@@ -61,7 +61,11 @@ def artifact(
         recipe_hash=name[0] * 64,
         digest=name[-1] * 64,
         statistics=statistics or {},
-        provenance={"dvc_md5": "0123abc.dir", "created_at": "2020-01-01", "host": "a-host"},
+        provenance={
+            "dvc_pins": {"data.dvc": "0123abc.dir"},
+            "created_at": "2020-01-01",
+            "host": "a-host",
+        },
         files=[FileEntry(path, size, "0" * 64) for path, size in (files or {}).items()],
     )
 
@@ -78,6 +82,45 @@ def language_statistics(times: int = 1) -> dict[str, Any]:
         "train_tokens": 1_000 * times,
         "held_out_documents": 1,
         "held_out_tokens": 100 * times,
+    }
+
+
+def steps(language: str | None, times: int = 1, source: str | None = None) -> dict[str, Any]:
+    """The text after each step; a language has its number as factor."""
+
+    def counts(
+        step: str, documents: int, size: int, share: float, **rules: tuple[int, int]
+    ) -> dict[str, Any]:
+        before = size * times + sum(num_bytes for _, num_bytes in rules.values())
+        return {
+            "step": step,
+            "num_documents": documents,
+            "num_bytes": size * times,
+            "num_tokens": None,
+            "dropped_share": share,
+            "rules": [
+                {"rule": rule, "num_documents": num, "num_bytes": size, "share": size / before}
+                for rule, (num, size) in rules.items()
+            ],
+        }
+
+    return {
+        "source": source,
+        "language": language,
+        "steps": [
+            counts("raw", 10 * times, 5_000, 0.0),
+            counts(
+                "filtered", 7 * times, 2_900, 0.42, digits=(2 * times, 2_100 * times), empty=(1, 0)
+            ),
+            counts("decontaminated", 7 * times, 2_900, 0.0),
+            counts("deduplicated", 4 * times, 2_000, 0.31, duplicate=(3 * times, 900 * times)),
+            counts("near-deduplicated", 4 * times, 2_000, 0.0),
+        ],
+        "num_tokens": 600 * times,
+        "num_train_documents": 8 * times,
+        "num_train_bytes": 3_500 * times,
+        "num_train_tokens": 1_000 * times,
+        "num_held_out_tokens": 100 * times,
     }
 
 
@@ -101,9 +144,19 @@ def corpora() -> DatasetCardInputs:
             for language in LANGUAGES[corpus]
         }
         splits["train"] = {"num_sequences": 7, "dropped_tokens": 8}
-        prepared[corpus] = artifact(
-            "prepared-corpus", corpus, {"languages": languages, "splits": splits}
-        )
+        rows = [steps(language, times) for times, language in enumerate(LANGUAGES[corpus], start=1)]
+        if len(rows) > 1:
+            rows.append(steps(None, 21))
+        statistics = {
+            "languages": languages,
+            "steps": rows,
+            "licenses": [
+                {"license": "MIT", "documents": 3, "tokens": 900},
+                {"license": "", "documents": 1, "tokens": 300},
+            ],
+            "splits": splits,
+        }
+        prepared[corpus] = artifact("prepared-corpus", corpus, statistics)
     tokenizer = artifact("tokenizer", "gpt2-500")
     return DatasetCardInputs("demo", DataConfig(preset="tiny"), 4, 256, raw, tokenizer, prepared)
 
@@ -134,24 +187,36 @@ def test_packages_are_listed_with_license_sizes_and_note() -> None:
     assert "identical in each of: manual 1.0 (MIT)." in card()
 
 
-def test_sizes_are_raw_filtered_deduplicated_and_tokens() -> None:
-    sizes = rows(card(), "Sizes")
-    assert sizes["nl", "English"] == ["10", "5.0 kB", "7", "2.9 kB", "4", "2.0 kB", "1,000", "100"]
-    # Six languages with one to six times the numbers: 21 times, and one empty document each.
-    assert sizes["multi", "all"] == [
-        "210",
-        "105.0 kB",
-        "162",
-        "60.9 kB",
-        "99",
-        "42.0 kB",
-        "21,000",
-        "2,100",
-    ]
+def test_sizes_are_those_after_each_step_with_the_lost_share_and_tokens() -> None:
+    text = card()
+    assert (
+        "| corpus | language | raw | filtered | deduplicated | tokens | training size | "
+        "training tokens | held-out tokens |" in text
+    ), "only steps of the paper and steps that rejected documents"
+    sizes = rows(text.split("Documents after each step")[0], "Sizes")
+    lost = ["2.9 kB (42.00 % lost)", "2.0 kB (31.00 % lost)"]
+    assert sizes["nl", "English"] == ["5.0 kB", *lost, "600", "3.5 kB", "1,000", "100"]
+    # Six languages with one to six times the numbers: 21 times.
+    lost = ["60.9 kB (42.00 % lost)", "42.0 kB (31.00 % lost)"]
+    assert sizes["multi", "all"] == ["105.0 kB", *lost, "12,600", "73.5 kB", "21,000", "2,100"]
     assert [key for key in sizes if key[0] == "multi"] == [
         ("multi", language) for language in (*LANGUAGES["multi"], "all")
     ]
     assert ("mono", "all") not in sizes
+    assert "| multi | all | 210 | 147 | 84 | 168 |" in text
+    assert "by source" not in text
+
+
+def test_several_sources_have_sizes_of_their_own() -> None:
+    inputs = corpora()
+    for title in ("Wiki|pedia", "books"):
+        inputs.prepared["nl"].statistics["steps"].append(steps("English", 2, title))  # type: ignore[union-attr]
+    text = card(inputs)
+    assert "Bytes of text by source." in text
+    assert (
+        r"| nl | Wiki\|pedia | English | 10.0 kB | 5.8 kB (42.00 % lost) | 4.0 kB (31.00 % lost) |"
+        in text
+    )
 
 
 def test_the_paper_comparison_keeps_the_marks_of_unverified_numbers() -> None:
@@ -170,11 +235,22 @@ def test_the_paper_comparison_keeps_the_marks_of_unverified_numbers() -> None:
     )
 
 
-def test_rejected_documents_are_counted_by_reason() -> None:
+def test_rejected_text_is_listed_by_rule() -> None:
     text = card()
-    assert "| corpus | language | digits | empty | duplicate |" in text
-    assert rows(text, "Rejected documents by reason")["multi", "all"] == ["42", "6", "63"]
-    assert rows(text, "Rejected documents by reason")["mono", "Python"] == ["2", "1", "3"]
+    assert "| multi | all | filtered | digits | 42 | 44.1 kB | 42.00 % |" in text
+    assert "| multi | all | deduplicated | duplicate | 63 | 18.9 kB | 31.03 % |" in text
+    assert "| mono | Python | filtered | empty | 1 | 0 B | 0.00 % |" in text
+
+
+def test_tokens_are_listed_by_license() -> None:
+    assert rows(card(), "Tokens by license") == {
+        (corpus, license_name): values
+        for corpus in PRESET_CORPORA
+        for license_name, values in (
+            ("MIT", ["3", "900", "75.00 %"]),
+            ("(not stated)", ["1", "300", "25.00 %"]),
+        )
+    }
 
 
 def test_splits_begin_with_training() -> None:
@@ -227,12 +303,6 @@ def test_the_card_does_not_depend_on_time_address_or_order() -> None:
     assert "a-host" not in card()
 
 
-def test_a_corpus_without_the_bytes_of_duplicates_has_no_filtered_size() -> None:
-    old = corpora()
-    del old.prepared["nl"].statistics["languages"]["English"]["duplicate_bytes"]  # type: ignore[index, call-overload]
-    assert rows(card(old), "Sizes")["nl", "English"][3] == "-"
-
-
 def test_licenses_by_package_and_files_of_declared_sources_by_their_records() -> None:
     expected = {"BSD-3-Clause": ["scripts 2.1"], "see its records": ["stranger-3.jsonl"]}
     assert licenses_by_package(corpora().raw["multi"], ARCHIVES) == expected
@@ -265,7 +335,7 @@ def test_declared_sources_are_listed_with_their_settings_instead_of_archives() -
     assert "| scripts 2.1 | BSD-3-Clause | - | 1.5 MB | - |  |" in text, (
         "the declared sources of mono replace its part of this package"
     )
-    assert "The first command fetches the raw corpora nl, multi; the second" in text
+    assert "fetches the raw corpora nl, multi." in text
 
 
 def test_a_card_of_declared_sources_only_names_no_package() -> None:
@@ -273,7 +343,7 @@ def test_a_card_of_declared_sources_only_names_no_package() -> None:
     assert "All corpora are from sources that the recipe declares." in text
     assert "released packages" not in text
     assert "preset `tiny`" not in text
-    assert "The first command fetches the vocabulary; the second" in text
+    assert "codegen data pull --preset" not in text
 
 
 def test_the_rules_of_each_corpus_are_listed() -> None:
@@ -295,7 +365,7 @@ def test_the_rules_of_each_corpus_are_listed() -> None:
     other = corpora()
     other.prepared["mono"].statistics["contaminated"] = {"mtpb": 0, "humaneval": 2}
     other.prepared["multi"].statistics["redacted"] = {"ip_address": 1_200}
-    data = DataConfig(dedup_across_corpora=True)
+    data = DataConfig(preset="tiny", dedup_across_corpora=True)
     data = data.replace_corpus(
         "multi",
         near_duplicates=NearDuplicateConfig(enabled=True, threshold=0.8),
@@ -327,7 +397,9 @@ def test_foreign_text_is_no_markup() -> None:
     inputs = declaring("mono")
     sources = (Source(uri=f"s3://b/`{hostile}"),)
     inputs.prepared["multi"].statistics["quarantined"] = {hostile: 1}
-    inputs.prepared["nl"].statistics["languages"]["English"]["rejected"][hostile] = 1  # type: ignore[index, call-overload]
+    inputs.prepared["nl"].statistics["steps"].append(steps("English", 1, hostile))  # type: ignore[union-attr]
+    inputs.prepared["nl"].statistics["steps"][0]["steps"][1]["rules"][0]["rule"] = hostile  # type: ignore[index, call-overload]
+    inputs.prepared["mono"].statistics["licenses"][0]["license"] = hostile  # type: ignore[index, call-overload]
     text = dataset_card(
         inputs._replace(
             name=hostile, data=DataConfig(preset="tiny").replace_corpus("mono", sources=sources)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fixtures.projects import FixtureArchives, new_project, pull_fixtures
@@ -13,46 +16,57 @@ from components.core.artifact import Artifact
 from components.core.errors import ArtifactError, DataError, RemoteError
 from components.core.store import Store
 from components.data.config import PRESET_CORPORA
-from components.data.raw_corpus import corpus_sources, load_raw_artifacts
+from components.data.raw_corpus import corpus_sources
 from components.dataset.config import StreamingCacheConfig
 from components.preparation.corpus_pipeline import prepare_corpus
 from components.tokenizer.vocabulary import build_tokenizer
 from components.training.config import TrainingExecution
 from flows.settings.execution import Execution
-from flows.settings.recipes import tiny
+from flows.settings.recipes import Recipe, tiny
 from flows.steps.corpora import (
     RecipeCorpora,
     corpus_uri,
     find_corpora,
     load_benchmark_texts,
+    load_raw_corpora,
     prepared_corpus_spec,
     pull_prepared,
     push_prepared,
+    ranks_file,
     tokenizer_spec,
 )
-from flows.steps.prepare_corpora import dataset_card, reject_counts, sample_rejects
+from flows.steps.corpus_tables import (
+    license_table,
+    reject_counts,
+    sample_rejects,
+    step_metrics,
+    step_table,
+)
+from flows.steps.epochs import CorpusTokens, find_tokens
+from flows.steps.prepare_corpora import dataset_card
 
 
 def must_not_build(_: Path) -> dict[str, int]:
     raise AssertionError("built although it was pulled")
 
 
-def prepare(execution: Execution) -> RecipeCorpora:
-    """Return the corpora as the flow `prepare` builds them, without Prefect and MLflow."""
-    recipe, store, raw = tiny(), execution.open_store(), load_raw_artifacts(execution.project_path)
+def prepare(
+    execution: Execution, recipe: Recipe | None = None, corpora: Sequence[str] = PRESET_CORPORA
+) -> RecipeCorpora:
+    """Return corpora as the flow `prepare` builds them, without Prefect and MLflow."""
+    recipe = recipe or tiny()
+    store, raw = execution.open_store(), load_raw_corpora(recipe, execution)
     tokenizer = store.get_or_build(
         **tokenizer_spec(recipe, raw["vocabulary"])._asdict(),
         build=lambda folder: build_tokenizer(
-            Path(raw["vocabulary"].address) / "gpt2.tiktoken", recipe.tokenizer, folder
+            ranks_file(raw["vocabulary"]), recipe.tokenizer, folder
         ),
     ).artifact
-    benchmark_texts = load_benchmark_texts(recipe, execution).texts
+    benchmark_texts = load_benchmark_texts(recipe, execution)
     prepared: dict[str, Artifact] = {}
-    for corpus in PRESET_CORPORA:
+    for corpus in corpora:
         prepared[corpus] = store.get_or_build(
-            **prepared_corpus_spec(
-                recipe, corpus, raw[corpus], tokenizer, benchmark_texts, prepared
-            )._asdict(),
+            **prepared_corpus_spec(recipe, corpus, raw[corpus], tokenizer, prepared)._asdict(),
             build=lambda folder, corpus=corpus: prepare_corpus(
                 folder,
                 sources=corpus_sources(recipe.data, corpus, execution.project_path),
@@ -79,6 +93,19 @@ def prepared_project(
     return execution, prepare(execution)
 
 
+def test_a_plan_knows_the_exact_tokens_of_prepared_corpora(
+    prepared_project: tuple[Execution, RecipeCorpora],
+) -> None:
+    execution, corpora = prepared_project
+    tokens = find_tokens(tiny(), execution, list(tiny().training.trained))
+    for name, artifact in corpora.prepared.items():
+        splits = artifact.statistics["splits"]
+        num_tokens = 256 * splits["train"]["num_sequences"]  # type: ignore[call-overload,index]
+        assert tokens[name] == CorpusTokens(num_tokens, num_tokens, "prepared")
+    other = find_tokens(tiny().override(["seed=1"]), execution, ["nl"])
+    assert other["nl"].origin == "file sizes", "another recipe has other corpora"
+
+
 @pytest.fixture
 def other_machine(tmp_path: Path, prepared_project: tuple[Execution, RecipeCorpora]) -> Execution:
     """Another machine with the same data/ and an empty store."""
@@ -103,7 +130,7 @@ def test_only_settings_that_change_the_bytes_of_a_corpus_change_its_recipe_hash(
 
     def mono(*changes: str) -> str:
         return prepared_corpus_spec(
-            tiny().override(list(changes)), "mono", raw, tokenizer, [], {}
+            tiny().override(list(changes)), "mono", raw, tokenizer, {}
         ).recipe_hash
 
     def sources(**uris: str) -> list[str]:
@@ -122,9 +149,23 @@ def test_only_settings_that_change_the_bytes_of_a_corpus_change_its_recipe_hash(
         != mono(*sources(mono="a"))
         != mono()
     )
+    assert mono("data.corpora.mono.max_dropped_share.filters=0.5") == mono(), "as above"
     assert mono("data.quarantine.max_record_bytes=1000") != mono()
     assert mono("data.corpora.mono.filters.max_line_length=7") != mono()
     assert mono("data.corpora.multi.filters.max_line_length=7") == mono(), "of another corpus"
+
+    def benchmark(digit: str, **fields: bool) -> str:
+        return json.dumps({"sha256": digit * 64, **fields})
+
+    searched = mono(f"benchmarks.mine={benchmark('1')}")
+    other_digest = mono(f"benchmarks.mine={benchmark('2')}")
+    other_name = mono(f"benchmarks.own={benchmark('1')}")
+    assert len({mono(), searched, other_digest, other_name}) == 4
+    assert mono(f"benchmarks.mine={benchmark('1', evaluate=False)}") == searched
+    assert mono(f"benchmarks.mine={benchmark('1', search=False)}") == mono()
+    disabled = "data.corpora.mono.decontamination.enabled=false"
+    assert mono(f"benchmarks.mine={benchmark('1')}", disabled) == mono(disabled)
+    assert mono("benchmarks.mtpb.evaluate=false") == mono(), "it is not searched for"
 
 
 def test_a_corpus_is_streamed_only_from_a_remote_store_and_with_a_cache(
@@ -169,11 +210,8 @@ def test_corpora_pushed_by_recipe_are_pulled_by_recipe_and_reused(
     assert len({result.artifact.label for result in results}) == 4
     store = other_machine.open_store()
     corpora = find_corpora(tiny(), other_machine, store)
-    benchmark_texts = load_benchmark_texts(tiny(), other_machine).texts
     for corpus in PRESET_CORPORA:
-        spec = prepared_corpus_spec(
-            tiny(), corpus, corpora.raw[corpus], corpora.tokenizer, benchmark_texts, {}
-        )
+        spec = prepared_corpus_spec(tiny(), corpus, corpora.raw[corpus], corpora.tokenizer, {})
         assert store.get_or_build(**spec._asdict(), build=must_not_build).reused
         assert corpora.prepared[corpus].digest == prepared_project[1].prepared[corpus].digest
         store.fetch_verified(corpora.prepared[corpus])
@@ -231,6 +269,53 @@ def test_another_recipe_needs_another_corpus(
         push_prepared(starter, prepared_project[0], str(tmp_path / "shared"))
 
 
+def test_the_text_after_each_step_is_in_metrics_and_tables(
+    prepared_project: tuple[Execution, RecipeCorpora],
+) -> None:
+    execution, corpora = prepared_project
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for line in (execution.project_path / "data").glob("*/*.jsonl"):
+        records = [json.loads(text) for text in line.read_text(encoding="utf-8").splitlines()]
+        rows.setdefault(line.parent.name, []).extend(records)
+    metrics: Any = step_metrics(corpora.prepared)
+    table = step_table(corpora.prepared)
+    for corpus, records in rows.items():
+        for language in {record["language"] for record in records}:
+            texts = [record["text"] for record in records if record["language"] == language]
+            raw = metrics[corpus][language]["raw"]
+            assert raw["documents"] == len(texts)
+            assert raw["bytes"] == sum(len(text.encode()) for text in texts)
+            (row,) = (
+                row
+                for row in table
+                if (row["corpus"], row["language"], row["step"]) == (corpus, language, "raw")
+            )
+            assert (row["source"], row["rule"], row["documents"]) == ("all", "", len(texts))
+            assert row["tokens"] == raw.get("tokens")
+    # The archives hold one document twice and one that is too wide (tests/fixtures/archives.py).
+    c_rows = [row for row in table if (row["corpus"], row["language"]) == ("multi", "C")]
+    num_raw = metrics["multi"]["C"]["raw"]["documents"]
+    assert [(row["step"], row["rule"], row["documents"]) for row in c_rows] == [
+        ("raw", "", num_raw),
+        ("filtered", "", num_raw - 1),
+        ("filtered", "mean line length", 1),
+        ("decontaminated", "", num_raw - 1),
+        ("sampled", "", num_raw - 1),
+        ("deduplicated", "", num_raw - 2),
+        ("deduplicated", "duplicate", 1),
+        ("near-deduplicated", "", num_raw - 2),
+        ("training split", "", c_rows[-1]["documents"]),
+    ]
+    raw, filtered = metrics["multi"]["C"]["raw"], metrics["multi"]["C"]["filtered"]
+    share = (raw["bytes"] - filtered["bytes"]) / raw["bytes"]
+    assert filtered["dropped_share"] == share > 0
+    assert "tokens" not in raw, "the wide document was not tokenized"
+    assert filtered["tokens"] > 0
+    statistics: Any = corpora.prepared["multi"].statistics
+    licenses = [row for row in license_table(corpora.prepared) if row["corpus"] == "multi"]
+    assert [row["tokens"] for row in licenses] == [row["tokens"] for row in statistics["licenses"]]
+
+
 def test_rejects_are_sampled_from_the_shared_root(
     prepared_project: tuple[Execution, RecipeCorpora], other_machine: Execution, root: str
 ) -> None:
@@ -256,3 +341,41 @@ def test_rejects_are_sampled_from_the_shared_root(
     shared.fs.pipe_file(f"{prepared['multi'].address}/rejects.parquet", b"PAR1 damaged")
     with pytest.raises(RemoteError, match="reading rejected documents"):
         sample_rejects(prepared, shared)
+
+
+def test_a_corpus_depends_on_the_mtpb_file_only_if_the_recipe_searches_for_mtpb(
+    other_machine: Execution, tmp_path: Path
+) -> None:
+    """A document of the corpus contains the first problem of MTPB."""
+    mtpb = os.environ.get("CODEGEN_MTPB")
+    if not mtpb:
+        pytest.skip("MTPB's file is missing: set CODEGEN_MTPB")
+    texts = {
+        name: "\n".join(f"{name}_{line} = {line}" for line in range(90)) for name in "abcdefgh"
+    }
+    problem = json.loads(Path(mtpb).read_text().splitlines()[0])
+    texts["leak"] = "\n".join([*problem["prompts"], texts["a"][::-1]])
+    rows = [
+        {"text": text, "path": f"{name}.py", "language": "Python", "source": "mine 1.0"}
+        for name, text in texts.items()
+    ]
+    (tmp_path / "mine.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    sources = json.dumps([{"uri": str(tmp_path / "mine.jsonl")}])
+    recipe = tiny().override([f"data.corpora.mono.sources={sources}"])
+    searching = recipe.override(["benchmarks.mtpb.optional=false", "benchmarks.mtpb.search=true"])
+    with_file = other_machine.replace(benchmark_files={"mtpb": mtpb})
+
+    def mono(execution: Execution, recipe: Recipe) -> Artifact:
+        store = str(tmp_path / f"store-{len(list(tmp_path.iterdir()))}")
+        return prepare(execution.replace(store=store), recipe, ["mono"]).prepared["mono"]
+
+    without, ignored, searched = (
+        mono(other_machine, recipe),
+        mono(with_file, recipe),
+        mono(with_file, searching),
+    )
+    assert (ignored.label, ignored.digest) == (without.label, without.digest)
+    assert ignored.statistics["contaminated"] == {"humaneval": 0}
+    assert searched.statistics["contaminated"] == {"humaneval": 0, "mtpb": 1}
+    assert searched.label != without.label
+    assert searched.digest != without.digest

@@ -12,7 +12,14 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.utilities.callables import parameter_schema
 
 from components.core.errors import ConfigError
-from flows.deploy.deployments import DEPLOYMENTS, deployments, parameters, prefect_yaml_values
+from flows.deploy.deployments import (
+    DEPLOYMENTS,
+    deployments,
+    flows_without_corpora,
+    parameters,
+    prefect_yaml_build_step,
+    prefect_yaml_values,
+)
 from flows.settings.execution import Execution, execution_from_environment
 from flows.settings.recipes import RECIPES, recipe
 
@@ -139,6 +146,21 @@ def test_the_password_of_a_tracking_uri_stays_in_the_environment(
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
     with pytest.raises(ConfigError, match="no password"):
         _ = execution.resolved_tracking_uri
+
+
+def test_a_recipe_without_corpora_is_deployed_without_the_flows_that_need_them() -> None:
+    created = deployments("16b", recipe("16b"), Execution(), {"evaluate-model": "0 6 * * *"}, "UTC")
+    names = {deployment.full_name for deployment in created}
+    assert names == {"evaluate-model/16b", "promote-version/16b", "rollback/16b"}
+    assert flows_without_corpora(recipe("16b")) == {"pipeline", "refresh-data", "train-stage"}
+    assert flows_without_corpora(recipe("tiny")) == set()
+    with pytest.raises(ConfigError, match="codegen-16b names no sources"):
+        deployments("16b", recipe("16b"), Execution(), {"pipeline": "0 1 * * 6"}, "UTC")
+
+
+def test_prefect_yaml_is_not_deployed_for_a_recipe_without_corpora() -> None:
+    with pytest.raises(ConfigError, match="codegen-350m names no sources"):
+        prefect_yaml_build_step("350m")
 
 
 def _render(value: Any, template_values: dict[str, Any]) -> Any:

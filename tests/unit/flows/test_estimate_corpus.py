@@ -108,6 +108,7 @@ ESTIMATE = Estimate(
     num_documents=Interval(200_000_000, 190_000_000, 210_000_000),
     raw_bytes=4 * 10**12,
     rejected={"digits": 5_000_000, "duplicate": 1_000_000},
+    rejected_bytes={"digits": 10**12, "duplicate": 10**9},
     num_quarantined=2_000_000,
     num_tokens=Interval(1_030_000_000_000, 9 * 10**11, 11 * 10**11),
     num_train_tokens=10**12,
@@ -148,6 +149,29 @@ def test_an_estimate_is_formatted_for_users(tmp_path: Path) -> None:
         "  time       3:28:20 at 320.0 MB/s with 16 workers, as measured now, plus validation",
         "  training   the stage mono reads 1,228,800 of 1,000,000,000,000 training tokens: "
         "0.0% of them",
+    ]
+
+
+def test_an_estimate_warns_of_a_step_that_rejects_too_much_text(tmp_path: Path) -> None:
+    execution = Execution(project=str(tmp_path), workspace=".")
+
+    def warnings(*limits: str, **rejected_bytes: int) -> list[str]:
+        recipe = long_context_recipe().override(
+            [f"data.corpora.nl.max_dropped_share.{limit}" for limit in limits]
+        )
+        names = {name.replace("_", " "): size * 10**10 for name, size in rejected_bytes.items()}
+        estimate = ESTIMATE._replace(rejected_bytes=names)
+        lines = format_estimate("nl", estimate, recipe, execution)
+        return [line for line in lines if "lost text" in line]
+
+    # Of 400: 100 by filters are 25 %, the limit; of the remaining 300, 60 are duplicates, 20 %.
+    sizes = {"digits": 20, "line_length": 80, "duplicate": 60, "not_sampled": 0}
+    assert warnings(**sizes) == []
+    assert warnings("filters=0.24", "exact_dedup=0.19", **sizes) == [
+        "  lost text  25.0% by data.corpora.nl.filters (line length 20.0%, digits 5.0%); "
+        "validation stops above 24.0% (data.corpora.nl.max_dropped_share.filters)",
+        "  lost text  20.0% by data.corpora.nl.exact_dedup (duplicate 20.0%); "
+        "validation stops above 19.0% (data.corpora.nl.max_dropped_share.exact_dedup)",
     ]
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
+from fixtures.codegen_command import run_codegen
+from fixtures.processes import environment_without_settings
 from typer.testing import CliRunner
 
 from flows.cli.main import app
@@ -73,3 +77,28 @@ def test_the_scores_of_samples_fit_the_terminal(
     assert ["passed", "1"] in [line.split() for line in lines]
     assert "mode split" in " ".join(result.stdout.split())
     assert max(map(len, lines)) <= 80
+
+
+def test_fetch_verifies_the_files_of_the_recipe(tmp_path: Path) -> None:
+    variables = environment_without_settings() | {"https_proxy": "http://127.0.0.1:9"}
+    own = tmp_path / "own.jsonl"
+    own.write_text("{}\n")
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+
+    def fetch(*arguments: str) -> subprocess.CompletedProcess[str]:
+        benchmark = f"benchmarks.own={json.dumps({'sha256': digest})}"
+        options = ("--set", benchmark, "--exec", "benchmark_files.own=own.jsonl", *arguments)
+        return run_codegen("eval", "fetch", *options, cwd=tmp_path, environment=variables)
+
+    assert "the file of mtpb is missing: https://" in fetch().stderr, "optional or not"
+    without_mtpb = [
+        word for use in ("search", "evaluate") for word in ("--set", f"benchmarks.mtpb.{use}=false")
+    ]
+    result = fetch(*without_mtpb, "--json")
+    assert result.returncode == 0, result.stderr
+    files = json.loads(result.stdout)
+    assert files["own"] == "own.jsonl"
+    assert files["humaneval"].endswith("HumanEval.jsonl.gz")
+    assert "mtpb" not in files
+    own.write_text("{ }\n")
+    assert f"expected: the pinned file, {digest}" in fetch(*without_mtpb).stderr

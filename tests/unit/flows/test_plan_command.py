@@ -24,12 +24,18 @@ def run_plan(*arguments: str) -> str:
     return result.stdout
 
 
+PAPER_TOKENS = ("--tokens", "nl=354.7e9,multi=119.2e9,mono=71.7e9")
+"""Of the corpora of the paper (docs/paper.md, section 1)."""
+
+
 def memory_rows(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if re.match(r"[0-3] +[\d,]+\.", line)]
 
 
 def test_a_plan_of_16b_on_64_gpus_has_the_expected_numbers() -> None:
-    text = run_plan("--model", "16b", "--gpus", "64", "--gpu", "h100", "--price", "2.50")
+    text = run_plan(
+        "--model", "16b", "--gpus", "64", "--gpu", "h100", "--price", "2.50", *PAPER_TOKENS
+    )
     assert "16.032B parameters on 64 x NVIDIA H100" in text
     # 16.032B parameters. Bytes each: weights 2, gradients 2, optimizer 12, cast 4; the last two are
     # divided by 64.
@@ -55,7 +61,9 @@ def test_sentences_fit_the_terminal_and_no_table_is_cut(
     monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     monkeypatch.setattr(console, "_width", columns)
-    text = run_plan("--model", "16b", "--gpus", "64", "--gpu", "h100", "--price", "2.50")
+    text = run_plan(
+        "--model", "16b", "--gpus", "64", "--gpu", "h100", "--price", "2.50", *PAPER_TOKENS
+    )
     assert "\u2026" not in text
     assert [row[-1] for row in memory_rows(text)] == ["no", "no", "best", "yes"]
     command = text.index("codegen run")
@@ -74,7 +82,7 @@ def test_a_plan_ends_with_the_command_that_runs_it() -> None:
 
 
 def test_no_number_is_cut_off_on_a_narrow_terminal() -> None:
-    text = run_plan("-r", "16b", "--gpus", "64")
+    text = run_plan("-r", "16b", "--gpus", "64", *PAPER_TOKENS)
     assert "…" not in text
     assert all(
         len(line) <= 80
@@ -84,7 +92,7 @@ def test_no_number_is_cut_off_on_a_narrow_terminal() -> None:
 
 
 def test_the_json_document_has_the_same_numbers() -> None:
-    document = json.loads(run_plan("-r", "16b", "--gpus", "64", "--json"))
+    document = json.loads(run_plan("-r", "16b", "--gpus", "64", "--json", *PAPER_TOKENS))
     assert document["num_parameters"] == 16_032_155_648
     assert document["best"] == document["rows"][2]
     assert document["rows"][2]["layout"]["zero_stage"] == 2
@@ -107,7 +115,7 @@ def test_a_plan_that_does_not_fit_is_an_error_with_proposals_that_fit(
     with pytest.raises(
         ConfigError, match=r"(?s) needs [\d.]+ GB on each of .*expected: at most"
     ) as caught:
-        run_plan(*arguments)
+        run_plan(*arguments, *PAPER_TOKENS)
     proposals = re.findall(r"`codegen plan ([^`]+)`", caught.value.fix)
     assert proposals
     for command in proposals:
@@ -120,7 +128,7 @@ def test_a_model_that_never_fits_has_no_proposal() -> None:
     batch = "training.stages.nl.global_batch_tokens=2048"
     huge = ["--set", "model.num_layers=4000", "--set", batch]
     with pytest.raises(ConfigError, match="choose a device with more memory"):
-        run_plan("-r", "16b", "--gpu", "l40s", *huge)
+        run_plan("-r", "16b", "--gpu", "l40s", *huge, *PAPER_TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +137,7 @@ def test_a_model_that_never_fits_has_no_proposal() -> None:
         (("--gpu", "h1"), "there is no device 'h1'"),
         (("--offload", "disk"), "offload is 'disk'"),
         (("--offload", "all", "--zero-stage", "1"), "set zero_stage to 3"),
-        (("-r", "350m", "--micro-batch", "7"), "set micro_batch to 4"),
+        (("-r", "350m", "--micro-batch", "7", *PAPER_TOKENS), "set micro_batch to 4"),
         (("--price", "-1"), "price is -1.0"),
         (("--mfu", "nan"), "mfu is nan"),
         (("-r", "17b"), "there is no recipe '17b'"),
@@ -163,7 +171,8 @@ def test_a_plan_without_a_price_has_no_costs_and_shows_short_trainings() -> None
 
 def test_offloading_excludes_zero_stage_0() -> None:
     text = run_plan(
-        "-r", "16b", "--gpus", "8", "--offload", "optimizer", "--checkpoint-activations"
+        *("-r", "16b", "--gpus", "8", "--offload", "optimizer", "--checkpoint-activations"),
+        *PAPER_TOKENS,
     )
     assert [row[0] for row in memory_rows(text)] == ["1", "2", "3"]
     assert "Offloading needs 32.1 GB of host memory" in text  # 16 * 16.032 / 8

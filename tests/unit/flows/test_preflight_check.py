@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import pytest
+import hashlib
+import json
+from pathlib import Path
 
-from components.core.errors import ConfigError
+import pytest
+from rich.console import Console
+
+from components.core.errors import ConfigError, EvaluationError
 from components.training.config import TrainingExecution
+from flows.deploy.serve import serve
 from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
-from flows.settings.recipes import tiny
+from flows.settings.recipes import codegen_350m, tiny
 
 # A step of the recipe has four sequences.
 
@@ -37,3 +43,40 @@ def test_deepspeed_options_that_contradict_the_recipe_are_refused() -> None:
     training = TrainingExecution(micro_batch=2, world_size=2, deepspeed_config=options)
     with pytest.raises(ConfigError, match=r"gradient_clipping is 0.5 instead of 1.0"):
         preflight_check(tiny(), Execution(training=training))
+
+
+def test_every_benchmark_of_the_recipe_is_checked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no process listens on this port
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"task_id": 1}\n')
+    benchmark = json.dumps({"sha256": hashlib.sha256(file.read_bytes()).hexdigest()})
+    recipe = tiny().override([f"benchmarks.mine={benchmark}"])
+    execution = Execution(workspace=str(tmp_path), training=TrainingExecution(micro_batch="auto"))
+    preflight_check(tiny(), execution)  # MTPB is optional.
+    with pytest.raises(EvaluationError, match="the file of mine is missing"):
+        preflight_check(recipe, execution)
+    with_file = execution.override([f"benchmark_files.mine={file}"])
+    for use in ("search", "evaluate"):
+        with pytest.raises(EvaluationError, match=r"mine\.jsonl:1 has the fields task_id"):
+            preflight_check(recipe.override([f"benchmarks.mine.{use}=false"]), with_file)
+    unused = ["benchmarks.mine.search=false", "benchmarks.mine.evaluate=false"]
+    preflight_check(recipe.override(unused), execution)
+    with pytest.raises(EvaluationError, match="the file of mtpb is missing"):
+        preflight_check(codegen_350m(), execution)
+
+
+def test_a_missing_benchmark_file_is_an_error_before_a_server_starts(tmp_path: Path) -> None:
+    recipe = tiny().override(["benchmarks.mine=" + json.dumps({"sha256": "0" * 64})])
+    with pytest.raises(EvaluationError, match="the file of mine is missing"):
+        serve(
+            recipe,
+            Execution(workspace=str(tmp_path)),
+            name="tiny",
+            crons={},
+            timezone="UTC",
+            prefect_port=1,
+            mlflow_port=1,
+            console=Console(),
+        )

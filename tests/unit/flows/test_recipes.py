@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,8 @@ from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import RECIPES, Recipe, recipe, tiny
 from flows.steps.corpora import pull_prepared, push_prepared
-from flows.steps.stage_training import check_epochs, stage_config
+from flows.steps.epochs import require_few_epochs, stage_epochs, tokens_of_prepared
+from flows.steps.stage_training import stage_config
 
 
 @pytest.mark.parametrize(
@@ -153,6 +154,12 @@ def test_an_invalid_recipe_name_is_an_error(name: str) -> None:
             "evaluation.humaneval.max_new_tokens=256",
             "evaluation.humaneval.max_new_tokens allows completions of 256",
         ),
+        ('benchmarks.a b={"sha256": "' + "0" * 64 + '"}', "benchmarks has the name 'a b'"),
+        ('benchmarks.bits_per_byte={"sha256": "' + "0" * 64 + '"}', "the name 'bits_per_byte'"),
+        ("benchmarks.mtpb.sha256=" + "0" * 64, "benchmarks.mtpb.sha256 is 000"),
+        ('benchmarks.human-eval={"sha256": "' + "0" * 64 + '"}', "benchmarks.human-eval.sha256"),
+        ('benchmarks.mine={"sha256": "ABC"}', "benchmarks.mine.sha256 is 'ABC'"),
+        ("benchmarks.mtpb.search=true", "optional True"),
         (
             "evaluation.mtpb.max_new_tokens=300",
             "evaluation.mtpb.max_new_tokens allows completions of 600",
@@ -162,6 +169,22 @@ def test_an_invalid_recipe_name_is_an_error(name: str) -> None:
 def test_an_inconsistent_recipe_is_an_error(override: str, message: str) -> None:
     with pytest.raises(ConfigError, match=f"(?s){message}.*expected: .*fix: "):
         recipe("tiny").override([override])
+
+
+def test_the_recipes_of_the_paper_search_for_and_evaluate_both_benchmarks() -> None:
+    for name in ("350m", "2b", "6b", "16b"):
+        paper = recipe(name)
+        names = (set(paper.searched_benchmarks()), set(paper.evaluated_benchmarks))
+        assert names == ({"humaneval", "mtpb"}, {"humaneval", "mtpb"})
+        assert not any(benchmark.optional for benchmark in paper.benchmarks.values())
+
+
+def test_the_corpora_of_the_demonstrations_do_not_depend_on_mtpb() -> None:
+    for name in ("starter", "tiny"):
+        demonstration = recipe(name)
+        assert set(demonstration.searched_benchmarks()) == {"humaneval"}
+        assert set(demonstration.evaluated_benchmarks) == {"humaneval", "mtpb"}
+        assert demonstration.benchmarks["mtpb"].optional
 
 
 def test_a_recipe_at_the_limits_is_valid() -> None:
@@ -178,7 +201,7 @@ def test_the_preflight_check_compares_recipe_and_execution(tmp_path: Path) -> No
     with pytest.raises(EvaluationError):
         preflight_check(
             recipe("tiny"),
-            Execution(project=str(tmp_path), mtpb_path=str(tmp_path / "absent.jsonl")),
+            Execution(project=str(tmp_path), benchmark_files={"mtpb": str(tmp_path / "absent")}),
         )
 
 
@@ -349,16 +372,21 @@ def test_a_stage_that_reads_a_small_corpus_too_often_is_refused() -> None:
         for name, num_sequences in (("nl", 4), ("multi", 48), ("mono", 12))
     }
     stages = tiny().training.all_stages
-    check_epochs(tiny(), stages, prepared)
+
+    def check_epochs(recipe: Recipe, stages: Sequence[str]) -> None:
+        tokens = tokens_of_prepared(recipe, prepared)
+        require_few_epochs(recipe, stage_epochs(recipe, stages, tokens))
+
+    check_epochs(tiny(), stages)
     limited = tiny().override(["training.max_epochs=4"])
     with pytest.raises(ConfigError) as refused:
-        check_epochs(limited, stages, prepared)
+        check_epochs(limited, stages)
     assert refused.value.got == (
         "stage nl would read the 1,024 training tokens of the corpus nl 12.0 times"
     )
     assert "training.max_epochs" in refused.value.fix
-    check_epochs(limited, stages[1:], prepared)
-    check_epochs(tiny().override(["training.max_epochs=null"]), stages, prepared)
+    check_epochs(limited, stages[1:])
+    check_epochs(tiny().override(["training.max_epochs=null"]), stages)
 
 
 def test_a_recipe_can_be_a_file(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from fixtures.prepare_reference import is_held_out, prepare_reference
 from transformers import PreTrainedTokenizerBase
 
 from components.core.artifact import content_digest
+from components.core.corpus_statistics import read_corpus_steps
 from components.core.errors import ConfigError, DataError, RecordError
 from components.core.files import read_json, read_jsonl
 from components.core.fingerprint import list_files
@@ -102,18 +103,27 @@ def test_statistics_equal_counts_by_hand(ranks: Path, tmp_path: Path) -> None:
             "raw_bytes": 101 * 5 + 200,
             "rejected": {"empty": 1, "mean line length": 1},
             "rejected_bytes": {"empty": 0, "mean line length": 200},
+            "rejected_tokens": {},
             "duplicates": 1,
             "duplicate_bytes": 5,
+            "duplicate_tokens": 6,
             "documents": 100,
             "bytes": 500,
             "tokens": 600,
+            "train_documents": 100 - num_held_out,
+            "train_bytes": 5 * (100 - num_held_out),
             "train_tokens": 6 * (100 - num_held_out),
             "held_out_documents": num_held_out,
             "held_out_tokens": 6 * num_held_out,
         }
     }
     assert statistics["languages"] == languages
-    assert statistics["sources"] == [{"source": "raw", "language": "Python", **languages["Python"]}]
+    (steps,) = read_corpus_steps(statistics)
+    assert (steps.source, steps.language) == (None, "Python"), "all of a single source"
+    counts = {row.step: (row.num_documents, row.num_bytes, row.num_tokens) for row in steps.steps}
+    assert counts["raw"] == (103, 705, None)
+    assert counts["filtered"] == (101, 505, 606)
+    assert counts["deduplicated"] == (100, 500, 600)
     assert statistics["licenses"] == [{"license": "MIT", "documents": 100, "tokens": 600}]
     assert statistics["splits"] == {
         "train": {

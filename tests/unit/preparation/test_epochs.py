@@ -13,6 +13,7 @@ import pytest
 from fixtures.prepare_helpers import DATA, SEED, record, write_raw
 from fixtures.prepare_reference import is_held_out, keyed_hash
 
+from components.core.corpus_statistics import read_corpus_steps
 from components.core.fingerprint import list_files
 from components.data.config import DataConfig, DataExecution, NearDuplicateConfig
 from components.data.sources.config import Source
@@ -98,14 +99,15 @@ def test_each_document_occurs_as_often_as_its_source_says(
     assert 60 < more < 120
     num_tokens = {name: len(text(name, 0)) + 1 for name in ("once", "more", "three", "less")}
     for source in sources:
-        (counts,) = (row for row in statistics["sources"] if row["source"] == source.label)
+        (counts,) = (row for row in read_corpus_steps(statistics) if row.source == source.label)
         occurring = expected_occurrences(source.label, source.epochs)
         num_kept = sum(num > 0 for num in occurring.values())
-        assert counts["raw_documents"] == 60
-        assert counts["documents"] == num_kept
-        assert counts["rejected"] == ({"not sampled": 60 - num_kept} if num_kept < 60 else {})
-        assert counts["tokens"] == num_kept * num_tokens[source.label]
-        tokens = counts["train_tokens"] + counts["held_out_tokens"]
+        assert counts.step("raw").num_documents == 60
+        assert counts.step("deduplicated").num_documents == num_kept
+        not_sampled = {row.rule: row.num_documents for row in counts.step("sampled").rules}
+        assert not_sampled == ({"not sampled": 60 - num_kept} if num_kept < 60 else {})
+        assert counts.num_tokens == num_kept * num_tokens[source.label]
+        tokens = counts.num_train_tokens + counts.num_held_out_tokens
         assert tokens == sum(occurring.values()) * num_tokens[source.label]
     other = tmp_path / "other"
     monkeypatch.undo()

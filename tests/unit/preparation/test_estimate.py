@@ -85,6 +85,7 @@ def test_a_complete_sample_gives_counts_by_hand(bytes_only: Path, tmp_path: Path
     assert result.num_documents == Interval(103, 103, 103)
     assert result.raw_bytes == result.sample_bytes == 101 * 5 + 200
     assert result.rejected == {"duplicate": 1, "empty": 1, "mean line length": 1}
+    assert result.rejected_bytes == {"mean line length": 200, "duplicate": 5, "empty": 0}
     assert result.num_quarantined == 1
     assert result.num_tokens == Interval(600, 600, 600)
     num_held_out = (600 - result.num_train_tokens) // 6

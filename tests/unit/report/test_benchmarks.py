@@ -366,3 +366,18 @@ def test_html_and_terminal_agree_on_both_benchmarks(run: Run) -> None:
             for paragraph in section.all("p", class_=name):
                 assert paragraph.text in " ".join(text.split())
     assert all(len(line) <= 80 for line in render_text(results, run.store, width=80).splitlines())
+
+
+def test_a_benchmark_of_the_recipe_has_a_section_without_the_paper(run: Run) -> None:
+    evaluation = evaluated(run, "mono", functions([2, 10]), by_temperature)
+    results = run.results(
+        evaluations={("mono", "samples"): evaluation}, skipped={"own": "its file is missing"}
+    )
+    page = read(render_html(results, run.store))
+    section = section_of(page, "benchmark-samples")  # "samples" is the anchor of another section.
+    assert table(section, "pass@k in percent") == [["Mono pass@1", "50.00", "0.00\u2013100.00"]]
+    assert "The paper:" not in section.text
+    assert "were not searched for samples" in section.text
+    skipped = section_of(page, "benchmark-own").first("p", class_="verdict")
+    assert skipped.text == "?Not run: its file is missing"
+    assert "Mono, samples HumanEval/2, at 0.2, sample 0" in section_of(page, "samples").text

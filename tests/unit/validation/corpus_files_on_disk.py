@@ -124,8 +124,8 @@ class Prepared:
         (folder / "index.json").write_text(json.dumps(index))
         documents_table = pa.Table.from_pylist(self.rows)
         pq.write_table(documents_table, folder / "documents.parquet", row_group_size=3)
-        columns = ("language", "source", "path", "reason")
-        schema = pa.schema([(name, pa.string()) for name in columns])
+        columns = ("sha256", "language", "source", "path", "reason", "excerpt")
+        schema = pa.schema([("num_bytes", pa.int64()), *((name, pa.string()) for name in columns)])
         rejects_table = pa.Table.from_pylist(self.rejects, schema=schema)
         pq.write_table(rejects_table, folder / "rejects.parquet")
         return folder

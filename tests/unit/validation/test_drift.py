@@ -179,7 +179,7 @@ def test_drift_can_stop_a_run_or_be_disabled(tmp_path: Path) -> None:
         ValidationFailedError, match=r"1 of 19 rules are broken(.|\n)*GPL-3.0-only \(10 documents\)"
     ) as error:
         validate(tmp_path / "fail", current, previous, SMALL.replace(drift="fail"))
-    assert "validation.max_new_licenses" in error.value.fix
+    assert "validation.corpora.multi.max_new_licenses" in error.value.fix
     assert (
         validate(tmp_path / "off", current, previous, SMALL.replace(drift="off"))["warnings"] == []
     )

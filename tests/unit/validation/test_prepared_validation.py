@@ -12,7 +12,7 @@ import pytest
 from corpus_files_on_disk import CONTEXT_LENGTH, EOT_ID, SMALL, Prepared
 
 from components.core.errors import ValidationFailedError
-from components.data.config import DataConfig
+from components.data.config import DataConfig, MaxDroppedShare
 from components.validation.prepared import read_metrics, validate_prepared
 from components.validation.shard_checks import SeparatorCheck, ShardEntry, ShardIndex, SplitEntry
 
@@ -34,7 +34,11 @@ def validate(folder: Path, **prepared: Path) -> dict[str, Any]:
 
 
 def read_results(folder: Path) -> list[dict[str, Any]]:
-    results: list[dict[str, Any]] = json.loads((folder / "artifact" / "results.json").read_text())
+    return read_results_of(folder / "artifact")
+
+
+def read_results_of(artifact: Path) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = json.loads((artifact / "results.json").read_text())
     return results
 
 
@@ -222,7 +226,7 @@ def test_misplaced_separators_are_counted(tmp_path: Path) -> None:
     first, second = corpus.rows[0], corpus.rows[1]
     first["num_tokens"], second["num_tokens"] = second["num_tokens"], first["num_tokens"]
     error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    assert "1 of 22 rules" in error.got
+    assert "1 of 24 rules" in error.got
     assert "such as train (num_misplaced_separators = 2)" in error.got
 
 
@@ -301,7 +305,7 @@ def test_a_held_out_document_in_the_training_split_of_another_corpus_is_reported
     error = validation_error(
         tmp_path, nl=nl.write(tmp_path / "nl"), mono=mono.write(tmp_path / "mono")
     )
-    assert "1 of 43 rules" in error.got
+    assert "1 of 47 rules" in error.got
     assert "all corpora: No held-out document is in a training split of any corpus" in error.got
     assert (
         "broken by 1 of 4 held-out documents, such as nl/package 1.0/held-out/English/0.txt "
@@ -320,7 +324,11 @@ def test_two_corpora_may_hold_out_the_same_document(tmp_path: Path) -> None:
 
 
 def reject(number: int, reason: str, language: str = "English") -> dict[str, Any]:
+    """A document of 2 bytes; the default limits allow 2 of them beside 8 kept documents of 20."""
     return {
+        "sha256": f"{number:064}",
+        "num_bytes": 2,
+        "excerpt": None if reason == "duplicate" else f"{number:02}",
         "language": language,
         "source": "package 1.0",
         "path": f"rejected/{number}.txt",
@@ -336,7 +344,7 @@ def test_kept_and_rejected_documents_with_the_same_source_and_path_are_reported(
     error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
     problem = "with another document is at most 0: broken by 2 of 10 documents"
     assert f"{problem}, such as package 1.0/train/2.txt; package 1.0/train/2.txt" in error.got
-    assert "validation.max_duplicate_path_fraction" in error.fix
+    assert "validation.corpora.nl.max_duplicate_path_fraction" in error.fix
     tolerant = SMALL.replace(max_duplicate_path_fraction=0.2)
     validate_prepared(
         tmp_path / "tolerant",
@@ -371,7 +379,13 @@ def test_rejected_and_duplicate_documents_are_counted(tmp_path: Path) -> None:
     ]
     corpus.rejects[0]["reason"] = None  # Still a rejected document.
     folder = corpus.write(tmp_path / "nl")
-    validate(tmp_path, nl=folder)  # Of 100, 80 are rejected, 12 duplicates, 8 kept.
+    validate_prepared(  # Of 100, 80 are rejected, 12 duplicates, 8 kept.
+        tmp_path / "artifact",
+        prepared={"nl": folder},
+        config=SMALL,
+        data=limits(filters=0.5),
+        gx_root=tmp_path / "gx",
+    )
     metrics = read_metrics(tmp_path / "artifact")
     assert metrics is not None
     assert metrics["nl"]["English"] == {
@@ -383,27 +397,94 @@ def test_rejected_and_duplicate_documents_are_counted(tmp_path: Path) -> None:
         "duplicate_fraction": 0.12,
         "num_duplicate_paths": 0,
         "duplicate_path_fraction": 0.0,
+        # 344 bytes: 160 kept, 158 by digits, 2 without a reason, 24 of duplicates.
+        "num_raw_bytes": 344,
+        "num_kept_bytes": 160,
+        "filters_dropped_share": 158 / 344,
+        "decontamination_dropped_share": 0.0,
+        "exact_dedup_dropped_share": 24 / (344 - 158),
+        "near_duplicates_dropped_share": 0.0,
     }
-    strict = SMALL.replace(max_rejected_fraction=0.79, max_duplicate_fraction=0.11)
-    with pytest.raises(
-        ValidationFailedError,
-        match=r"At most 79% .* such as English \(rejected_fraction = 0.8\)",
-    ) as error:
-        validate_prepared(
-            tmp_path / "strict",
-            prepared={"nl": folder},
-            config=strict,
-            data=DataConfig(),
-            gx_root=tmp_path / "gx",
-        )
-    assert "At most 11% of the documents of a language are duplicates" in error.value.got
+
+
+def limits(**values: float) -> DataConfig:
+    return DataConfig().replace_corpus("nl", max_dropped_share=MaxDroppedShare(**values))
+
+
+def test_a_step_that_rejects_too_much_text_is_reported_with_its_rules_and_examples(
+    tmp_path: Path,
+) -> None:
+    corpus = english()  # 8 documents of 20 bytes.
+    long_line = {**reject(0, "line length"), "num_bytes": 60, "excerpt": "\x1b[2J<b>\n" * 9}
+    digits = [{**reject(number, "digits"), "num_bytes": 10} for number in range(1, 4)]
+    digits[0] |= {"path": "", "source": "Pile-CC", "sha256": "0123456789ab" + "c" * 52}
+    corpus.rejects = [
+        *digits,
+        long_line,
+        {**reject(7, "contaminated"), "num_bytes": 10},
+        {**reject(8, "not sampled"), "num_bytes": 500},
+        {**reject(9, "duplicate"), "num_bytes": 40},
+        {**reject(10, "near duplicate"), "num_bytes": 4, "excerpt": None},
+    ]
+    folder = corpus.write(tmp_path / "nl")
+
+    def error(name: str, data: DataConfig) -> ValidationFailedError:
+        with pytest.raises(ValidationFailedError) as error:
+            validate_prepared(
+                tmp_path / name,
+                prepared={"nl": folder},
+                config=SMALL,
+                data=data,
+                gx_root=tmp_path / "gx",
+            )
+        return error.value
+
+    # 804 bytes: 90 by filters of 804; 10 of 714; 500 not sampled of 704; 40 of 204; 4 of 164.
+    filters = error("filters", limits(filters=0.1))
+    assert filters.got.splitlines()[1].strip() == (
+        "nl: Filters reject at most 10.0% of the text of a language, in bytes: observed 11.2% of "
+        "English: line length 7.5%, digits 3.7%, such as package 1.0/rejected/0.txt: "
+        "'\\x1b[2J<b>\\n\\x1b[2J<b>\\n\\x1b[2J<b>\\n\\x1b[2J<b>\\n\\x1b[2J<b>\\n\\x1b[2J<b>\\n\\x1b[2J<b>"
+        "\\n\\x1b[2J' (line length); Pile-CC/SHA-256 0123456789ab: '01' (digits); "
+        "package 1.0/rejected/2.txt: '02' (digits)"
+    )
+    assert "data.corpora.nl.filters;" in filters.fix
+    assert filters.fix.endswith("change data.corpora.nl.max_dropped_share.filters")
+    (result,) = [item for item in read_results_of(tmp_path / "filters") if item["success"] is False]
+    assert result["num_unexpected"] is None
+    assert result["observed"].startswith("11.2% of English")
+    assert len(result["examples"]) == 3
+    for step, value, share in (
+        ("decontamination", 0.013, "1.4% of English: contaminated 1.4%"),
+        ("exact_dedup", 0.19, "19.6% of English: duplicate 19.6%, such as package 1.0/rejected/9"),
+        ("near_duplicates", 0.024, "2.4% of English: near duplicate 2.4%"),
+    ):
+        failure = error(step, limits(**{step: value}))
+        assert f"observed {share}" in failure.got
+        assert f"max_dropped_share.{step}" in failure.fix
+        assert "rules are broken" in failure.got
+        assert failure.got.startswith("prepared corpora: 1 of ")
+    page = max((tmp_path / "gx" / "runs").glob("*/index.html")).read_text(encoding="utf-8")
+    assert "near duplicate 2.4%" in page
+    validate_prepared(
+        tmp_path / "exact",
+        prepared={"nl": folder},
+        config=SMALL,
+        data=limits(
+            filters=90 / 804,
+            decontamination=10 / 714,
+            exact_dedup=40 / 204,
+            near_duplicates=4 / 164,
+        ),
+        gx_root=tmp_path / "gx",
+    )
 
 
 def test_documents_in_other_languages_have_a_separate_row(tmp_path: Path) -> None:
     corpus = english()
     corpus.rejects = [reject(0, "digits", "Klingon")]
     error = validation_error(tmp_path, nl=corpus.write(tmp_path / "nl"))
-    assert "broken by 1 of 2 languages, such as (other) (rejected_fraction = 1)" in error.got
+    assert "observed 100.0% of (other): digits 100.0%, such as" in error.got
     metrics = read_metrics(tmp_path / "artifact")
     assert metrics is not None
     assert metrics["nl"]["(other)"]["num_rejected"] == 1

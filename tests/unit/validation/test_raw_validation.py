@@ -92,9 +92,9 @@ BROKEN = [
         1,
         ["english 1.0/docs/4.txt (replacement_fraction = 0.03)"],
     ),
-    ("have an empty license", 1, ["english 1.0/docs/6.txt (license = '')"]),
-    ("have an empty path", 1, ["english 1.0/"]),
-    ("have an empty source", 1, ["/docs/8.txt"]),
+    ("documents with an empty license", 1, ["english 1.0/docs/6.txt (license = '')"]),
+    ("documents with an empty path", 1, ["english 1.0/"]),
+    ("documents with an empty source", 1, ["/docs/8.txt"]),
 ]
 
 
@@ -285,7 +285,7 @@ def test_the_error_names_the_setting_of_the_limit(tmp_path: Path) -> None:
     content[0]["text"] = "x" * 5000
     with pytest.raises(ValidationFailedError) as error:
         validate(tmp_path, content)
-    assert "validation.max_document_bytes" in error.value.fix
+    assert "validation.corpora.nl.max_document_bytes" in error.value.fix
     validate(tmp_path, content, config=SMALL.replace(max_document_bytes=5000))
 
 
@@ -310,7 +310,7 @@ def test_a_fraction_of_invalid_texts_can_be_tolerated(tmp_path: Path, name: str)
         ValidationFailedError, match=r"1 of 15 rules .* broken\n.* broken by 2 of 8 documents"
     ) as error:
         validate(tmp_path / "too-many", content, config=SMALL.replace(**{field: 0.24}))
-    assert f"validation.{field}" in error.value.fix
+    assert f"validation.corpora.nl.{field}" in error.value.fix
 
 
 def test_empty_init_files_of_a_checkout_are_tolerated(tmp_path: Path) -> None:
@@ -325,3 +325,19 @@ def test_binary_content_is_an_error_of_the_reader(tmp_path: Path) -> None:
     content[2]["text"] = "\x7fELF\0\0"
     with pytest.raises(RecordError, match=r"package-1\.0\.jsonl:3"):
         validate(tmp_path, content)
+
+
+def test_a_corpus_can_have_limits_of_its_own(tmp_path: Path) -> None:
+    corpora = {name: write_raw(tmp_path / name, records()) for name in ("nl", "other")}
+    english = DataConfig().corpora["nl"]
+    data = DataConfig(
+        corpora={"nl": english, "other": english.replace(sources=[{"uri": "/other"}])}
+    )
+    config = SMALL.replace(corpora={"other": {"max_document_bytes": 20, "max_large_fraction": 0.5}})
+    with pytest.raises(ValidationFailedError) as error:
+        validate_raw(
+            tmp_path / "artifact", corpora=corpora, config=config, data=data, gx_root=tmp_path
+        )
+    assert "1 of 30 rules are broken" in error.value.got
+    assert "other: The fraction of documents larger than 20 bytes is at most 0.5" in error.value.got
+    assert "change validation.corpora.other.max_document_bytes, " in error.value.fix

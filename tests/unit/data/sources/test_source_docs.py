@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from components.data.sources.config import EXTENSIONS, Source
+from components.data.sources.layouts import LAYOUTS
 from components.data.sources.location import format_endings
 from components.data.sources.records import QUARANTINE_REASONS, WELL_KNOWN, Record, RecordParser
 
@@ -32,21 +33,27 @@ def source_of(line):
 
 
 def test_examples_of_sources_are_valid():
-    assert len([source_of(line) for block in blocks("python") for line in block.splitlines()]) == 11
+    assert len([source_of(line) for block in blocks("python") for line in block.splitlines()]) == 8
 
 
-def test_example_rows_are_records_of_the_source_below_them():
-    examples = re.findall(r"```json\n(.*?)\n```\n```python\n(.*?)\n", PAGE)
+def test_example_rows_are_records_of_their_layouts():
+    rows = re.findall(r"```json\n(.*?)\n```", PAGE)
+    sources = [layout.sources(name, "a.jsonl", ())[0] for name, layout in LAYOUTS.items()]
+    sources.append(Source(uri="data/mono/*.jsonl"))
     records = []
-    for row, source in examples:
-        parser = RecordParser(source_of(source), ["English", "C++", "Python"], EXTENSIONS, 10**6)
-        records.append(parser.parse(json.loads(row)))
+    for row, source in zip(rows, sources, strict=True):
+        parser = RecordParser(source, ["English", "C++", "Python"], EXTENSIONS, 10**6)
+        fields = json.loads(row)
+        parser.require_fields([fields], "a.jsonl")
+        records.append(parser.parse(fields))
     assert all(isinstance(record, Record) for record in records)
-    assert [(record.language, record.source) for record in records] == [
-        ("English", "Gutenberg (PG-19)"),
-        ("Python", "octo/a"),
-        ("C++", "octo/a"),
-        ("Python", "black 25.1"),
+    assert [(record.language, record.source, record.license) for record in records] == [
+        ("English", "Gutenberg (PG-19)", ""),
+        ("Python", "octo/a", "mit"),
+        ("Python", "octo/a", ""),
+        ("Python", "octo/a", "MIT"),
+        ("C++", "octo/a", "MIT"),
+        ("Python", "black 25.1", "MIT"),
     ]
 
 

@@ -7,7 +7,7 @@ import tracemalloc
 
 import pytest
 import zstandard
-from fixtures.sources import gz, jsonl, read, rows, zstd
+from fixtures.sources import gz, jsonl, parquet, read, rows, zstd
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -53,6 +53,50 @@ def test_bigquery_exports_and_pulled_corpora_need_no_field_names(tmp_path):
     (tmp_path / "000.json.gz").write_bytes(gz(jsonl([bigquery])))
     (tmp_path / "own.jsonl").write_bytes(jsonl([RECORD]))
     assert rows(read(tmp_path / "*.json*")) == [RECORD, RECORD]
+
+
+def test_objects_without_a_named_field_raise_an_error_with_all_fields(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(
+        b"\n" + jsonl([{"text": "a", "meta": {"url": "x"}}, {"text": "b", "id": 3}])
+    )
+    source = Source(
+        uri=str(tmp_path / "a.jsonl"),
+        text="body",
+        name="meta.pile_set_name",
+        license="license",
+        fixed_language="English",
+    )
+    with pytest.raises(ConfigError) as error:
+        list(read(source, ["English"]))
+    assert error.value.got.endswith(
+        "has the columns text, meta.url, id, and none for text and source"
+    )
+    assert error.value.expected == (
+        "the columns body for text, license for license, meta.pile_set_name for source"
+    )
+    assert "`text` and `name`" in error.value.fix
+
+
+def test_a_named_field_may_be_absent_from_some_objects(tmp_path):
+    input_rows = [{"body": "a"}] * 99 + [{"body": "b", "meta": {"name": None}}]
+    (tmp_path / "a.jsonl").write_bytes(jsonl(input_rows))
+    source = Source(
+        uri=str(tmp_path / "a.jsonl"), text="body", name="meta.name", fixed_language="English"
+    )
+    assert len(rows(read(source, ["English"]))) == 100
+
+
+def test_a_record_without_text_can_be_skipped(tmp_path):
+    input_rows = [GOOD, {**GOOD, "content": None}, {"path": "b.py"}, {"path": "b.md"}]
+    (tmp_path / "a.jsonl").write_bytes(jsonl(input_rows))
+    (tmp_path / "b.parquet").write_bytes(parquet(input_rows[:2]))
+    for name, num_skipped in (
+        ("a.jsonl", {"null text": 2, "language": 1}),
+        ("b.parquet", {"null text": 1}),
+    ):
+        (batch,) = read(Source(uri=str(tmp_path / name), skip_null_text=True))
+        assert (batch.records.num_rows, batch.quarantined) == (1, [])
+        assert batch.num_skipped == num_skipped
 
 
 def test_language_is_stated_or_derived_from_the_extension(tmp_path):

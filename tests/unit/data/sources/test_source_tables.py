@@ -179,7 +179,7 @@ def test_bad_avro_records_are_quarantined_by_number(tmp_path):
         ({"text": "body"}, "body for text"),
         ({"license": "licenses"}, "licenses for license"),
         ({"name": "meta.repo"}, r"meta\.repo for source"),
-        ({"path": "where", "language": "what"}, "a language or a path in one of them"),
+        ({"path": "where", "language": "what"}, "where for path, what for language"),
     ],
     ids=["text", "license", "name", "path and language"],
 )
@@ -190,6 +190,13 @@ def test_missing_named_column_raises_an_error_with_all_columns(tmp_path, name, s
     with pytest.raises(ConfigError, match=message) as error:
         list(read(Source(uri=str(tmp_path / name), **source)))
     assert "has the columns content, path, repo, license" in error.value.got
+
+
+def test_table_without_language_and_path_raises_config_error(tmp_path):
+    (tmp_path / "a.parquet").write_bytes(parquet([{"text": "a", "place": "a.py"}]))
+    with pytest.raises(ConfigError, match="lang or path or max_stars_repo_path") as error:
+        list(read(tmp_path / "a.parquet"))
+    assert "`language`, `path` or `fixed_language`" in error.value.fix
 
 
 def test_table_without_text_raises_config_error(tmp_path):

@@ -1,12 +1,15 @@
-"""Evaluation flows: all checkpoints of a recipe, or a single model."""
+"""Evaluation flows: all checkpoints of a recipe, a single model, or a stage while it is trained."""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
+
 from prefect import flow
+from pydantic import PositiveInt
 
 from components.core.artifact import Artifact
 from components.core.config import Config
-from flows.prepare import PreparedData
+from flows.prepare import PreparedData, prepare
 from flows.runtime.context import open_flow_context
 from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
@@ -18,9 +21,16 @@ from flows.steps.benchmark import (
     run_benchmark,
     run_bits_per_byte,
 )
+from flows.steps.follow import (
+    EvaluatedCheckpoint,
+    find_training,
+    follow_training,
+    single_follower,
+)
 from flows.steps.report import publish_scores
 from flows.steps.resolve_model import resolve_model
-from flows.train import prepare_and_train
+from flows.steps.stage_training import stages_to_train
+from flows.train import find_init_checkpoint, prepare_and_train
 
 
 class Evaluations(Config):
@@ -111,3 +121,61 @@ def evaluate_model(
                 for name, protocol in protocols.items()
             }
     return checkpoint, evaluations
+
+
+BITS_PER_BYTE = "bits-per-byte"
+"""Name of the measurement among the benchmarks of a followed training."""
+
+
+@flow(name="follow-training", flow_run_name="follow {stage} of {recipe.name}")
+def follow(
+    recipe: Recipe,
+    execution: Execution,
+    stage: str,
+    benchmarks: tuple[str, ...] = (BITS_PER_BYTE,),
+    every_steps: PositiveInt = 1,
+    wait: bool = False,
+) -> list[EvaluatedCheckpoint]:
+    """Evaluate the checkpoints of a stage while it is trained, until the training ends.
+
+    Args:
+        recipe: the recipe of the training; also provides the settings of the evaluations.
+        execution: where the training writes its checkpoints.
+        stage: the stage in training.
+        benchmarks: `bits-per-byte`, `humaneval`, `mtpb`, or a file of problems.
+        every_steps: evaluate only checkpoints after multiples of this number of steps, and the
+            last.
+        wait: also wait for a training that has not started or was interrupted.
+
+    Raises:
+        ConfigError: the stage does not exist or is not in training, or another process follows it.
+    """
+    stages_to_train(recipe, stage)  # Raises an error for an unknown stage.
+    protocols = [
+        find_protocol(name, recipe, execution) for name in benchmarks if name != BITS_PER_BYTE
+    ]
+    init_checkpoint = find_init_checkpoint(recipe, execution, None)
+    corpora = prepare(recipe, execution, init_checkpoint=init_checkpoint)
+    with open_flow_context(recipe, execution, f"follow {stage}", None) as context:
+        training = find_training(
+            context, stage, corpora.prepared, corpora.tokenizer, init_checkpoint, wait=wait
+        )
+        with single_follower(training), ExitStack() as stack:
+            session = stack.enter_context(BenchmarkSession(context)) if protocols else None
+
+            def evaluate_checkpoint(title: str, checkpoint: Artifact) -> dict[str, Artifact]:
+                evaluations = {}
+                if BITS_PER_BYTE in benchmarks:
+                    evaluations["bits_per_byte"] = run_bits_per_byte(
+                        context, title, checkpoint, corpora.prepared
+                    )
+                for protocol in protocols:
+                    if session:
+                        evaluations[protocol.name] = run_benchmark(
+                            context, title, checkpoint, protocol, session
+                        )
+                return evaluations
+
+            return follow_training(
+                context, training, evaluate_checkpoint, every_steps=every_steps, wait=wait
+            )

@@ -17,7 +17,9 @@ from flows.runtime.context import open_flow_context
 from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
-from flows.steps.report import ReportPaths, registered_versions, write_report
+from flows.steps.follow import scores_during_training
+from flows.steps.report import ReportPaths, registered_versions, stage_gate_results, write_report
+from flows.steps.stage_gate import find_stage_decisions
 from flows.train import find_init_checkpoint, train
 
 
@@ -46,6 +48,12 @@ def pipeline(recipe: Recipe, execution: Execution) -> ReportPaths:
         promotions = promote(
             recipe, execution, corpora, checkpoints, evaluations, parent_run=run_id
         )
+        decisions = find_stage_decisions(
+            context, checkpoints, {stage: evaluations.of_stage(stage) for stage in checkpoints}
+        )
+        during_training = scores_during_training(
+            context, corpora.prepared, corpora.tokenizer, init, evaluations.bits_per_byte
+        )
         results = RunResults(
             recipe=recipe.name,
             raw=corpora.raw,
@@ -55,8 +63,10 @@ def pipeline(recipe: Recipe, execution: Execution) -> ReportPaths:
             initial=init,
             checkpoints=checkpoints,
             evaluations=evaluations.by_stage(),
+            during_training=during_training,
             skipped=evaluations.skipped,
             registered=registered_versions(promotions),
+            stage_gates=stage_gate_results(decisions),
             tracking_uri=execution.resolved_tracking_uri,
             total_s=time.monotonic() - started_s,
             provenance=run_provenance,

@@ -9,8 +9,8 @@ from prefect import flow
 
 from components.core.artifact import Artifact
 from flows.prepare import PreparedData, prepare
-from flows.runtime.context import open_flow_context
-from flows.runtime.health_checks import check_training
+from flows.runtime.context import FlowContext, open_flow_context
+from flows.runtime.health_checks import check_training, preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 from flows.steps.epochs import (
@@ -22,6 +22,7 @@ from flows.steps.epochs import (
 from flows.steps.prepare_corpora import check_same_tokenizer
 from flows.steps.report import publish_training
 from flows.steps.resolve_model import check_init_checkpoint, resolve_model
+from flows.steps.stage_gate import StageGates, release_gpu_memory
 from flows.steps.stage_training import run_stage, stages_to_train
 
 
@@ -48,6 +49,8 @@ def train(
         ConfigError: a corpus has no sources, settings of a stage cannot be used on these
             processes, the first stage does not lead to `last_stage` or cannot start from the model
             that the recipe names, or a stage reads its corpus too often.
+        StageGateError: a stage did not pass its gate; the stages that start from it are not
+            trained, all others are.
     """
     stages = stages_to_train(recipe, last_stage)
     recipe.require_corpora(map(recipe.training.corpus_of, stages))
@@ -69,7 +72,15 @@ def train(
         context.run.log_metrics({"epochs": {row.stage: row.epochs for row in epochs}})
         if init_checkpoint:
             check_same_tokenizer(context, init_checkpoint, corpora.tokenizer)
-        for stage in stages:
+        gates = StageGates(context, stages)
+        if gates.stages and parent_run is None:  # The pipeline has checked this already.
+            preflight_check(recipe, execution)
+        waiting = list(stages)
+        while waiting:
+            stage = gates.next_stage(waiting)
+            waiting.remove(stage)
+            if not gates.may_train(stage):
+                continue
             init_stage = recipe.training.stages[stage].init_stage or ""
             checkpoints[stage] = run_stage(
                 context,
@@ -79,8 +90,25 @@ def train(
                 checkpoints.get(init_stage, init_checkpoint),
                 checkpoints,
             )
+            if stage in gates.stages:
+                evaluations = _evaluate_stage(context, corpora, stage, checkpoints[stage])
+                gates.evaluate(stage, checkpoints[stage], evaluations)
         publish_training(context, checkpoints)
+        gates.require_open()
     return checkpoints
+
+
+def _evaluate_stage(
+    context: FlowContext, corpora: PreparedData, stage: str, checkpoint: Artifact
+) -> dict[str, Artifact]:
+    """Return the evaluations of a checkpoint by benchmark; the flow `evaluate` reuses them."""
+    from flows.evaluate import evaluate  # It imports this module.
+
+    evaluations = evaluate(
+        context.recipe, context.execution, corpora, {stage: checkpoint}, parent_run=context.run.id
+    )
+    release_gpu_memory()
+    return evaluations.of_stage(stage)
 
 
 @flow(name="resolve-init-checkpoint", flow_run_name="resolve {recipe.training.init_from}")

@@ -20,6 +20,7 @@ command line prints these three lines without a traceback; any other exception i
     |   |-- OutOfMemoryError           a rank ran out of device memory
     |   `-- StageInterruptedError      preempted, or a rank crashed: a restart may succeed
     |       `-- StageStalledError      no rank made progress
+    |-- StageGateError                 a stage did not pass the gate to the next stages
     |-- EvaluationError                a benchmark that could not be run
     |   `-- SandboxUnavailableError    no isolation, so no execution
     `-- TrackingError                  MLflow did not answer, or refused
@@ -113,6 +114,10 @@ class StageInterruptedError(TrainingError):
 
 class StageStalledError(StageInterruptedError):
     """No rank of a stage made progress."""
+
+
+class StageGateError(CodegenError):
+    """A stage did not pass its gate, so the stages that start from it were not trained."""
 
 
 class EvaluationError(CodegenError):

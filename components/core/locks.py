@@ -106,6 +106,19 @@ def shared_lock(path: Path, purpose: str) -> Iterator[None]:
         yield
 
 
+def is_locked(path: Path) -> bool:
+    """Return whether a process holds a lock. A process that asks for it meanwhile waits shortly."""
+    if not path.exists():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def _open_no_link(path: str, flags: int) -> int:
     """Open a file, but neither through a symbolic link nor a pipe that nobody reads."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, _FILE_MODE)

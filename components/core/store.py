@@ -46,7 +46,7 @@ from components.core.files import (
     write_jsonl,
 )
 from components.core.fingerprint import fingerprint, list_files
-from components.core.locks import exclusive_lock, shared_lock
+from components.core.locks import exclusive_lock, is_locked, shared_lock
 from components.core.paths import require_file_name
 from components.core.provenance import provenance
 from components.core.remote_errors import open_file_system
@@ -184,9 +184,17 @@ class Store:
         Raises:
             TimeoutError: another process still holds the lock after `timeout_s`.
         """
-        building = self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
-        with exclusive_lock(Path(f"{building}.lock"), f"build {kind}/{building.name}", timeout_s):
+        building = self.building_folder(kind, name, recipe)
+        with exclusive_lock(_lock_path(building), f"build {kind}/{building.name}", timeout_s):
             yield building
+
+    def building_folder(self, kind: Kind, name: str, recipe: str) -> Path:
+        """Return the folder in which an artifact is built, whether it exists or not."""
+        return self.scratch / ".building" / kind / f"{name}-{recipe[:12]}"
+
+    def is_building(self, kind: Kind, name: str, recipe: str) -> bool:
+        """Whether a process of this host is building an artifact now."""
+        return is_locked(_lock_path(self.building_folder(kind, name, recipe)))
 
     def use(self, purpose: str) -> AbstractContextManager[None]:
         """Keep artifacts from being removed (`components.core.prune`) during a block."""
@@ -290,9 +298,9 @@ class Store:
         self.fs.invalidate_cache()
         self._has_known_format = True
 
-    def list_artifacts(self) -> Iterator[Artifact]:
-        """Yield every published artifact, oldest first."""
-        paths = self.fs.glob(f"{self.root}/*/*/{MANIFEST}")
+    def list_artifacts(self, labels: str = "*/*") -> Iterator[Artifact]:
+        """Yield every published artifact whose label matches a pattern, oldest first."""
+        paths = self.fs.glob(f"{self.root}/{labels}/{MANIFEST}")
         artifacts = [self._manifest(path.rsplit("/", 1)[0]).artifact for path in paths]
         yield from sorted(artifacts, key=lambda item: str(item.provenance.get("created_at")))
 
@@ -398,6 +406,10 @@ class Store:
                     self.fs.get_file(f"{artifact.address}/{file.path}", str(target))
             partial.rename(folder)
         return folder
+
+
+def _lock_path(building: Path) -> Path:
+    return Path(f"{building}.lock")
 
 
 def _require_format(address: str, manifest: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The promotion gate of a recipe: the requirements for a new champion.
+"""The gates of a recipe: the requirements for a new champion, and for starting the next stage.
 
 A requirement names metrics as the registry records them (`benchmark/corpus/language`), so a new
 benchmark needs no code here. docs/promoting.md describes every rule with an example.
@@ -7,9 +7,9 @@ benchmark needs no code here. docs/promoting.md describes every rule with an exa
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from components.core.config import Config, ListOrTuple
 
@@ -32,6 +32,20 @@ class Requirement(Config):
     over problems). Only for means over problems (HumanEval and MTPB). None: the gain decides."""
     threshold: float | None = None
     """Absolute limit: a maximum if lower is better, a minimum if higher is better."""
+
+    @property
+    def label(self) -> str:
+        """The value that the requirement limits, as text."""
+        if len(self.metrics) == 1:
+            return self.metrics[0]
+        return f"the mean of {', '.join(self.metrics)}"
+
+    @property
+    def limit(self) -> str:
+        """The absolute limit as text, such as `at most 1.2`; empty without a threshold."""
+        if self.threshold is None:
+            return ""
+        return f"{'at most' if self.better == 'lower' else 'at least'} {self.threshold:g}"
 
 
 def default_requirements(corpus: str, languages: Sequence[str]) -> tuple[Requirement, ...]:
@@ -65,3 +79,28 @@ class GateConfig(Config):
     """`manual`: a reviewer makes the final decision on a model that passes, and the flow waits."""
     approval_timeout_s: int = Field(default=86_400, ge=1)
     """Maximum time to wait for the reviewer; then the model is refused. Assumption: a day."""
+
+
+class StageGateConfig(Config):
+    """The gate between a stage and the stages that start from its checkpoint."""
+
+    requirements: ListOrTuple[Requirement] = ()
+    """Absolute limits of metrics of the checkpoint: each requirement has a `threshold`."""
+    approval: Literal["auto", "manual"] = "auto"
+    """auto: the requirements decide. manual: a reviewer decides, and the flow waits; the reviewer
+    sees which requirements are met."""
+    approval_timeout_s: int = Field(default=86_400, ge=1)
+    """Maximum time to wait for the reviewer; then the run stops. Assumption: a day."""
+
+    @model_validator(mode="after")
+    def _check_requirements(self) -> Self:
+        if self.approval == "auto" and not self.requirements:
+            raise ValueError("at least one of requirements, or approval manual")
+        for requirement in self.requirements:
+            is_relative = requirement.min_gain != 0.0 or requirement.confidence is not None
+            if requirement.threshold is None or is_relative:
+                raise ValueError(
+                    "requirements with a threshold, and without min_gain and confidence, because "
+                    "nothing is compared with a champion"
+                )
+        return self

@@ -212,22 +212,28 @@ def _check_contamination(gate: GateConfig, candidate: Evidence) -> list[Check]:
 def _check_requirement(
     requirement: Requirement, candidate: Evidence, champion: Evidence | None
 ) -> list[Check]:
-    label = _label(requirement)
-    value = _mean(requirement, candidate)
+    label = requirement.label
+    value = _mean(requirement, candidate.metrics)
     if value is None:
         return [_check(f"{label} is measured", False, "not measured for the candidate")]
     checks = []
     if requirement.threshold is not None:
-        if requirement.better == "lower":
-            bound, passed = "at most", value <= requirement.threshold
-        else:
-            bound, passed = "at least", value >= requirement.threshold
-        rule = f"{label} is {bound} {requirement.threshold:g}"
-        checks.append(_check(rule, passed, f"{value:.6g}"))
+        checks.append(check_threshold(requirement, candidate.metrics))
     if champion is None:
         detail = f"{value:.6g}, the first version"
         return [*checks, _check(f"{label} is measured", True, detail)]
     return [*checks, *_check_gain(requirement, label, value, candidate, champion)]
+
+
+def check_threshold(requirement: Requirement, metrics: Mapping[str, float]) -> Check:
+    """Check the absolute limit of a requirement, which must have one; fails without a value."""
+    value = _mean(requirement, metrics)
+    limit = requirement.threshold
+    passed = False
+    if value is not None and limit is not None:
+        passed = value <= limit if requirement.better == "lower" else value >= limit
+    rule = f"{requirement.label} is {requirement.limit}"
+    return _check(rule, passed, "not measured" if value is None else f"{value:.6g}")
 
 
 def _check_gain(
@@ -236,7 +242,7 @@ def _check_gain(
     for benchmark in sorted({benchmark_of(metric) for metric in requirement.metrics}):
         if failed := _failed_protocol_check(benchmark, candidate, champion):
             return [failed]
-    champion_value = _mean(requirement, champion)
+    champion_value = _mean(requirement, champion.metrics)
     if champion_value is None:
         detail = "not measured for the champion; evaluate it first"
         return [_check(f"{label} is measured", False, detail)]
@@ -283,13 +289,7 @@ def _check_interval(
     return _check(rule, interval.low > requirement.min_gain, detail)
 
 
-def _mean(requirement: Requirement, evidence: Evidence) -> float | None:
+def _mean(requirement: Requirement, metrics: Mapping[str, float]) -> float | None:
     """Return the mean of the required metrics; None if a metric is missing or NaN."""
-    values = [evidence.metrics.get(metric, math.nan) for metric in requirement.metrics]
+    values = [metrics.get(metric, math.nan) for metric in requirement.metrics]
     return None if any(math.isnan(value) for value in values) else fmean(values)
-
-
-def _label(requirement: Requirement) -> str:
-    if len(requirement.metrics) == 1:
-        return requirement.metrics[0]
-    return f"the mean of {', '.join(requirement.metrics)}"

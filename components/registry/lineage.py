@@ -4,8 +4,8 @@ So no data is read again, and an artifact of an earlier version of this project 
 
 A checkpoint is one logged model, registered or not, whose key is its digest; a reused checkpoint
 stays one model. The weights stay in the store, at `address`, until `versions.register` uploads
-them. The intermediate checkpoints of a stage are not logged, because the end of the stage deletes
-them. A corpus is one dataset with its digest, DVC md5 and counts.
+them. A checkpoint inside a stage is logged if it was evaluated, which puts a copy into the store. A
+corpus is one dataset with its digest, DVC md5 and counts.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _SIZE_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 def artifact_tags(artifact: Artifact) -> dict[str, str]:
     """Return `stage`, `size` and `corpus` of a checkpoint, and `corpus` of a prepared corpus.
 
-    A corpus is identified by its version, `mono-6600f0dd1cf2`, and a stage by the name of its
-    corpus.
+    A checkpoint inside a stage also has `intermediate`. A corpus is identified by its version,
+    `mono-6600f0dd1cf2`, and a stage by the name of its corpus.
     """
     if artifact.kind == "prepared-corpus":
         return {"corpus": f"{artifact.name}-{artifact.recipe_hash[:12]}"}
@@ -42,6 +42,8 @@ def artifact_tags(artifact: Artifact) -> dict[str, str]:
     tags = {}
     if isinstance(num_parameters := artifact.statistics.get("num_parameters"), int):
         tags["size"] = size_name(num_parameters)
+    if artifact.statistics.get("intermediate"):
+        tags["intermediate"] = "true"
     corpora = [parent for parent in artifact.parents if parent.role == "corpus"]
     if corpora:
         tags["stage"] = corpora[0].name

@@ -19,7 +19,14 @@ from typing import Any
 
 import mlflow
 import psutil
-from mlflow.entities import Experiment, LoggedModel, LoggedModelInput, LoggedModelOutput, Metric
+from mlflow.entities import (
+    Experiment,
+    LoggedModel,
+    LoggedModelInput,
+    LoggedModelOutput,
+    Metric,
+    Run,
+)
 from mlflow.exceptions import MlflowException
 
 from components.core.artifact import Artifact
@@ -51,6 +58,8 @@ logger = logging.getLogger(__name__)
 _EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow then shows the runs and models of an experiment instead of traces of agents."""
 
+_MAX_EXPERIMENTS = 1000
+"""Of a search; more than a server has (assumption)."""
 _INHERITED_TAGS = ("family",)
 """Tags that a child run copies from its parent."""
 
@@ -357,6 +366,15 @@ class Tracking:
                 [experiment_id], query, order_by=["attributes.start_time ASC"], max_results=1
             )
         return str(runs[0].info.run_id) if runs else None
+
+    def find_last_run(self, query: str) -> Run | None:
+        """Return the newest run of all experiments that matches a query, if any."""
+        with wrap_mlflow_errors("searching for a run"):
+            experiments = self.client.search_experiments(max_results=_MAX_EXPERIMENTS)
+            experiment_ids = [experiment.experiment_id for experiment in experiments]
+            order = ["attributes.start_time DESC"]
+            runs = self.client.search_runs(experiment_ids, query, order_by=order, max_results=1)
+        return runs[0] if runs else None
 
     def mark_stale_runs_killed(self) -> list[str]:
         """Mark open runs of dead processes of this host as KILLED; return their ids.

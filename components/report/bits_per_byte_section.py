@@ -9,15 +9,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from statistics import fmean
 from typing import Any
 
+from components.core.artifact import Artifact
 from components.core.files import read_json
 from components.core.store import Store
-from components.report.charts import DotChart
-from components.report.formatting import join_words
+from components.report.charts import DotChart, LineChart, Point, Series
+from components.report.formatting import count, join_words
 from components.report.page import Section, Statement, section
 from components.report.results import RunResults, stage_title
-from components.report.table import Cell, Column, Table, Value, stage_cell, table
+from components.report.table import Cell, Column, Table, Value, sources_of, stage_cell, table
 
 PYTHON = "mono/Python"
 """The held-out split on which the stages are compared."""
@@ -53,6 +55,7 @@ def bits_section(results: RunResults, store: Store) -> Section:
         python_claim(values, results.stages),
         _domain_claim(values, baseline, results),
         _chart(values, columns),
+        _training_chart(results, store),
         _matrix(results, splits, baseline, columns),
     )
 
@@ -64,10 +67,12 @@ def bits_per_byte(results: RunResults, store: Store) -> dict[str, Row]:
 
 def _splits(results: RunResults, store: Store) -> dict[str, Splits]:
     evaluations = results.evaluations_of("bits-per-byte")
-    return {
-        stage: read_json(store.fetch_verified(artifact) / "results.json")["splits"]
-        for stage, artifact in evaluations.items()
-    }
+    return {stage: _read_splits(artifact, store) for stage, artifact in evaluations.items()}
+
+
+def _read_splits(evaluation: Artifact, store: Store) -> Splits:
+    splits: Splits = read_json(store.fetch_verified(evaluation) / "results.json")["splits"]
+    return splits
 
 
 def _values(splits: Mapping[str, Splits]) -> dict[str, Row]:
@@ -188,6 +193,46 @@ def _summary(splits: list[str], previous: Row, row: Row) -> str:
         sum(values[split] for split in splits) / len(splits) for values in (previous, row)
     )
     return f"mean of {len(splits)} languages {mean_before:.2f} \u2192 {mean_after:.2f}"
+
+
+def _training_chart(results: RunResults, store: Store) -> LineChart | None:
+    """Bits per byte on the languages of each stage over its tokens; None if no checkpoint inside a
+    stage was evaluated."""
+    series: list[Series] = []
+    sources: list[Artifact] = []
+    start = 0.0
+    finished = results.evaluations_of("bits-per-byte")
+    for stage, by_tokens in results.during_training.items():
+        num_tokens = results.checkpoints[stage].statistics["tokens"]
+        if not by_tokens or stage not in finished or not isinstance(num_tokens, int):
+            continue
+        evaluations = {**by_tokens, num_tokens: finished[stage]}
+        points = []
+        for tokens, evaluation in sorted(evaluations.items()):
+            bits = fmean(
+                float(record["bits_per_byte"])
+                for split, record in _read_splits(evaluation, store).items()
+                if _group(split) == results.corpus_of(stage)
+            )
+            label = f"{stage_title(stage)} at {count(tokens)} tokens: {bits:.3f} bits per byte"
+            points.append(Point(x=start + tokens, y=bits, label=label))
+        line = tuple((point.x, point.y) for point in points)
+        name = stage_title(stage)
+        series.append(Series(stage=stage, name=name, points=tuple(points), faint=(line,)))
+        sources += evaluations.values()
+        start += num_tokens
+    if not series:
+        return None
+    return LineChart(
+        title="Bits per byte during training",
+        description="Held-out bits per byte of checkpoints inside the stages against tokens.",
+        x_label="trained tokens, stages with evaluated checkpoints",
+        y_label="bits per byte",
+        series=tuple(series),
+        caption="Mean over the languages of the stage's corpus, at each checkpoint that "
+        "`codegen eval follow` evaluated and at the end of the stage.",
+        sources=sources_of(sources),
+    )
 
 
 def _chart(values: Mapping[str, Row], splits: list[str]) -> DotChart:

@@ -38,6 +38,19 @@ class RegisteredVersion:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StageGateResult:
+    """The decision at the gate between a stage and the stages that start from it."""
+
+    stage: str
+    outcome: str
+    requirements: tuple[str, ...]
+    """Each with the measured value."""
+    decided_by: str
+    decided_at: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunResults:
     """A run of the pipeline."""
 
@@ -56,11 +69,14 @@ class RunResults:
     evaluations: Mapping[tuple[str, str], Artifact]
     """Evaluations by stage and measurement: `BITS_PER_BYTE` or a benchmark. A skipped benchmark is
     absent."""
+    during_training: Mapping[str, Mapping[int, Artifact]] = field(default_factory=dict)
+    """Bits per byte of checkpoints inside a stage, by stage and tokens of the stage."""
     samples: tuple[Artifact, ...] = ()
     """The sample sets that the evaluations graded."""
     skipped: Mapping[str, str] = field(default_factory=dict)
     """Skipped measurements and the reasons."""
     registered: tuple[RegisteredVersion, ...] = ()
+    stage_gates: tuple[StageGateResult, ...] = ()
     reused: frozenset[str] = frozenset()
     """Labels of the artifacts that existed before this run."""
     tracking_uri: str = ""

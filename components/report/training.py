@@ -1,4 +1,4 @@
-"""The training section: loss curves of all stages over tokens, and a table of stages.
+"""The training section: loss curves of all stages over tokens, a table of stages, and their gates.
 
 Curves are drawn from every step in `observed/metrics.jsonl`: the mean of neighbouring steps, with
 the unsmoothed losses behind. No value is estimated.
@@ -18,8 +18,24 @@ from components.core.store import Store
 from components.report.charts import LineChart, Point, Series
 from components.report.formatting import count, duration, percent, three_digits
 from components.report.page import Section, Statement, section
-from components.report.results import METRICS, RunResults, attempts_note, build_seconds, stage_title
-from components.report.table import EMPTY, Cell, Table, Value, sources_of, stage_cell, table
+from components.report.results import (
+    METRICS,
+    RunResults,
+    StageGateResult,
+    attempts_note,
+    build_seconds,
+    stage_title,
+)
+from components.report.table import (
+    EMPTY,
+    Cell,
+    Table,
+    Tone,
+    Value,
+    sources_of,
+    stage_cell,
+    table,
+)
 
 _NUM_SMOOTHED_POINTS = 40
 """Points of a smoothed curve: about 2 per 100 pixels. Assumption: enough to read it."""
@@ -56,7 +72,9 @@ def training_section(results: RunResults, store: Store) -> Section:
         missing = Statement(None, "No stage was trained in this run.")
         return section("training", "Training", lead, missing)
     chart = _loss_chart(stages, steps)
-    return section("training", "Training", lead, chart, _stage_table(stages, steps, store))
+    stage_table = _stage_table(stages, steps, store)
+    gate_table = _gate_table(results.stage_gates)
+    return section("training", "Training", lead, chart, stage_table, gate_table)
 
 
 def _loss_chart(stages: dict[str, Artifact], steps: dict[str, Steps]) -> LineChart | None:
@@ -118,6 +136,27 @@ def _stage_table(stages: dict[str, Artifact], steps: dict[str, Steps], store: St
         "started, or in a faster step. A busy machine reaches a lower peak: compare the MFU of "
         "two stages only if their peaks are equal.",
     )
+
+
+def _gate_table(gates: Sequence[StageGateResult]) -> Table | None:
+    """The decisions at the gates between stages; None if the recipe has no gate."""
+    if not gates:
+        return None
+    rows = []
+    for gate in gates:
+        tone: Tone = "good" if gate.outcome == "passed" else "plain"
+        rows.append(
+            (
+                stage_cell(gate.stage),
+                Cell(gate.outcome, tone=tone),
+                "; ".join(gate.requirements) or None,
+                gate.decided_by,
+                gate.decided_at,
+                gate.reason or None,
+            )
+        )
+    columns = ["after stage", "result", "requirements", "decided by", "time", "reason"]
+    return table("Gates between stages", columns, rows, num_text_columns=len(columns))
 
 
 def _row(stage: str, checkpoint: Artifact, steps: Steps, store: Store) -> tuple[Value, ...]:

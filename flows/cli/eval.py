@@ -1,4 +1,4 @@
-"""`codegen eval`: evaluates a model on benchmarks, and scores existing samples."""
+"""`codegen eval`: evaluates a model or the checkpoints of a training, and scores samples."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from components.core.errors import ConfigError
 from flows.cli.options import (
     MODEL_HELP,
     NumSamples,
+    Stage,
     command,
     load_execution,
     load_recipe,
@@ -99,6 +100,68 @@ def model(
     for name, artifact in evaluations.items():
         _print_metrics(f"{checkpoint.label} on {name}", artifact.statistics)
         print_line(f"samples with results: {artifact.address}/samples.jsonl")
+
+
+@evaluation.command()
+@command(runs=True, unsafe_option=True)
+def follow(
+    recipe: Recipe,
+    execution: Execution,
+    as_json: bool,
+    *,
+    stage: Stage,
+    benchmark: Annotated[
+        list[str],
+        typer.Option(
+            help="bits-per-byte, humaneval, mtpb, or a JSONL file of problems. Repeatable.  "
+            "[default: bits-per-byte]",
+            default_factory=lambda: ["bits-per-byte"],
+            show_default=False,
+        ),
+    ],
+    every_steps: Annotated[
+        int,
+        typer.Option(min=1, help="Only checkpoints after multiples of this number of steps."),
+    ] = 1,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait", help="Also wait for a training that has not started or was interrupted."
+        ),
+    ] = False,
+) -> None:
+    """Evaluate the checkpoints of a stage while it is trained, until the training ends. Run it
+    again to continue after Ctrl-C; each checkpoint is evaluated once.
+    """
+    from flows.evaluate import follow as follow_flow
+    from flows.steps.stage_training import stages_to_train
+
+    stages_to_train(recipe, stage)  # An error before a server starts.
+    points = follow_flow(
+        recipe,
+        execution,
+        stage,
+        benchmarks=tuple(dict.fromkeys(benchmark)),
+        every_steps=every_steps,
+        wait=wait,
+    )
+    if as_json:
+        print_json(points)
+        return
+    names = sorted({name for point in points for name in point.metrics if _is_score(name)})
+    rows = []
+    for point in points:
+        values = [point.metrics.get(name) for name in names]
+        texts = ["" if value is None else f"{value:.4f}" for value in values]
+        rows.append((f"{point.step:,}", f"{point.tokens:,}", *texts, point.digest[:12]))
+    print_table(["step", "tokens", *names, "checkpoint"], rows)
+
+
+def _is_score(metric: str) -> bool:
+    """Whether a table shows a metric: bits per byte, and rates without their intervals."""
+    benchmark, _, name = metric.partition("/")
+    is_rate = name.startswith(("pass@", "pass_rate")) and not name.endswith(("_low", "_high"))
+    return benchmark == "bits_per_byte" or is_rate
 
 
 @evaluation.command()

@@ -5,7 +5,8 @@ A command ends the process only by an exception. `main` prints it and sets the e
     0        success
     1        an error that the user can fix: got, expected, fix
     2        wrong usage: unknown command or option (Typer)
-    3        success with a negative result: the gate refused a model, `doctor` misses a requirement
+    3        success with a negative result: a gate refused a model or stopped a run after a stage,
+             `doctor` misses a requirement
     70       internal error (EX_SOFTWARE of BSD's sysexits.h)
     128 + n  stopped by signal n; the same command resumes
 
@@ -24,7 +25,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from components.core.errors import CodegenError
+from components.core.errors import CodegenError, StageGateError
 from components.core.processes import skip_final_gc
 from flows.cli.interrupts import Interrupts
 
@@ -39,6 +40,10 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "evaluate": (
             "flows.cli.run:evaluate",
             "Evaluate all checkpoints of a recipe: bits per byte and benchmarks.",
+        ),
+        "approve": (
+            "flows.cli.run:approve",
+            "Approve a checkpoint that did not pass the gate after its stage.",
         ),
         "promote": (
             "flows.cli.run:promote",
@@ -215,11 +220,17 @@ def main() -> None:
             interrupts.finish()
         if isinstance(error, CodegenError):
             _print_error(error, str(error), settings)
-            sys.exit(USER_ERROR)
+            sys.exit(_exit_code(error))
         if not isinstance(error, Exception):
             raise
         _print_error(error, _format_internal_error(error), settings)
         sys.exit(INTERNAL_ERROR)
+
+
+def _exit_code(error: CodegenError) -> int:
+    from flows.cli.options import NEGATIVE_RESULT  # Imports more than `codegen --help` needs.
+
+    return NEGATIVE_RESULT if isinstance(error, StageGateError) else USER_ERROR
 
 
 def _print_error(error: Exception, paragraph: str, settings: dict[str, Any]) -> None:

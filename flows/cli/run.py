@@ -1,4 +1,4 @@
-"""`codegen run, prepare, train, evaluate, promote`: the pipeline, and each of its flows."""
+"""`codegen run, prepare, train, evaluate, approve, promote`: the pipeline and its parts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from flows.cli.options import (
     command,
     complete_from,
     print_json,
+    print_line,
     stage_names,
 )
 
@@ -89,6 +90,32 @@ def evaluate(recipe: Recipe, execution: Execution, as_json: bool) -> None:
             for (stage, benchmark), evaluation in results.by_stage().items()
         ]
         print_json({"evaluations": evaluations, "skipped": results.skipped})
+
+
+@command()
+def approve(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(help="checkpoint/NAME-RECIPE, as the error of the stopped run prints it."),
+    ],
+    execution: Execution,
+    as_json: bool,
+    *,
+    reason: Annotated[str, typer.Option(help="Reason, stored with the approval.")],
+) -> None:
+    """Approve a checkpoint that did not pass the gate after its stage. The next run trains the
+    stages that start from it.
+    """
+    tracking = execution.open_tracking()
+    from components.registry.stage_gate import approve_checkpoint
+    from flows.steps.approval import current_user
+
+    user = f"{current_user()} (codegen approve)"
+    decision = approve_checkpoint(tracking, checkpoint, user, reason)
+    if as_json:
+        print_json(decision)
+        return
+    print_line(f"{decision.checkpoint}: {decision.summary}")
 
 
 @command(runs=True, unsafe_option=True, check=_require_corpora)

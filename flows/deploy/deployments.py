@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 from components.core.errors import ConfigError
 from flows.deploy.automations import DEPLOYMENT_TAG
-from flows.evaluate import evaluate_model
+from flows.evaluate import BITS_PER_BYTE, evaluate_model, follow
 from flows.pipeline import pipeline
 from flows.prepare import refresh_data
 from flows.promote import promote_version, rollback
@@ -89,6 +89,12 @@ DEPLOYMENTS: dict[str, DeploymentSpec] = {
         tags=("evaluation",),
         cron="0 6 * * *",
         parameters={"model": "{recipe}-{last_stage}@champion", "benchmarks": ["humaneval"]},
+    ),
+    "follow-training": DeploymentSpec(
+        follow,
+        tags=("evaluation",),
+        cron=None,
+        parameters={"stage": "{last_stage}", "benchmarks": [BITS_PER_BYTE]},
     ),
     "promote-version": DeploymentSpec(
         promote_version,

@@ -29,7 +29,7 @@ from components.evaluation.config import (
     paper_benchmarks,
 )
 from components.model.config import ModelConfig
-from components.registry.config import GateConfig, default_requirements
+from components.registry.config import GateConfig, StageGateConfig, default_requirements
 from components.tokenizer.config import TokenizerConfig
 from components.training.config import StageConfig, TrainingConfig
 from components.validation.config import ValidationConfig
@@ -57,6 +57,9 @@ class Recipe(Config):
     training: TrainingConfig
     evaluation: EvaluationConfig = EvaluationConfig()
     promotion: GateConfig = GateConfig()
+    stage_gates: dict[str, StageGateConfig] = Field(default_factory=dict)
+    """By stage: the conditions for training the stages that start from its checkpoint. They are in
+    no hash of a checkpoint. A stage that is absent has no gate."""
 
     @model_validator(mode="after")
     def _check_consistency(self) -> Self:
@@ -83,6 +86,7 @@ class Recipe(Config):
         self._check_batch_sizes()
         self._check_completion_lengths()
         self._check_optimizer_state()
+        self._check_stage_gates()
         return self
 
     @property
@@ -242,6 +246,47 @@ class Recipe(Config):
                 expected="a stage that starts from another stage, or from training.init_from",
                 fix=f"set training.stages.{first}.optimizer_state to reset",
             )
+
+    def _check_stage_gates(self) -> None:
+        stages = self.training.stages
+        parents = {stage.init_stage for stage in stages.values()}
+        init_stages = [name for name in self.training.all_stages if name in parents]
+        for name, gate in self.stage_gates.items():
+            if name not in init_stages:
+                raise ConfigError(
+                    f"stage_gates has {name!r}, and no stage starts from a stage with that name",
+                    expected="stages from which another stage starts: "
+                    f"{', '.join(init_stages) or 'none'}",
+                    fix=f"set promotion.requirements.{name} for the decision about a champion, or "
+                    "correct the name",
+                )
+            for requirement in gate.requirements:
+                for metric in requirement.metrics:
+                    self._check_gate_metric(name, metric)
+
+    def _check_gate_metric(self, stage: str, metric: str) -> None:
+        """Check the name of a metric that a stage gate requires, before the stage is trained."""
+        names = {
+            "bits_per_byte": [
+                f"bits_per_byte/{corpus}/{language}"
+                for corpus in self.corpora
+                for language in self.data.corpora[corpus].languages
+            ]
+            + ["bits_per_byte/humaneval/canonical"],
+            "humaneval": [
+                f"humaneval/pass@{k}"
+                for k in self.evaluation.humaneval.k
+                if k <= self.evaluation.humaneval.num_samples
+            ],
+        }
+        benchmark = metric.split("/")[0]
+        if metric in names.get(benchmark, [metric]):
+            return
+        raise ConfigError(
+            f"stage_gates.{stage} requires {metric!r}, which this recipe does not measure",
+            expected=f"one of {', '.join(names[benchmark])}",
+            fix="correct the name, or change data and evaluation of the recipe",
+        )
 
 
 def starter() -> Recipe:

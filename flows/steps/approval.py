@@ -208,27 +208,46 @@ def _wait_for_approval(context: FlowContext, proposal: Promotion, rollback_note:
     """
     from components.registry.gate import Approval
 
-    timeout_s = context.recipe.promotion.approval_timeout_s
-    run_id = UUID(flow_run.get_id())
     _publish_comparison(proposal)
-    url = url_for("flow-run", run_id) or "open this flow run in the Prefect UI (`codegen ui`)"
     label = f"{proposal.model}/{proposal.version}"
-    context.warn(f"{label} waits up to {timeout_s / 3600:g} h for approval: {url}")
     warning = f"**This version was {escape_inline(rollback_note)}**\n\n" if rollback_note else ""
-    form = ApprovalForm.with_initial_data(description=warning + comparison_markdown(proposal))
     champion = proposal.champion_before
-    with _auto_reject_after_timeout(run_id, timeout_s):
+    answer = wait_for_answer(
+        context,
+        ApprovalForm.with_initial_data(description=warning + comparison_markdown(proposal)),
+        label,
+        context.recipe.promotion.approval_timeout_s,
         # The key names the comparison: if Prefect reruns this flow, an earlier answer about another
         # champion does not count.
-        answer = pause_flow_run(
-            wait_for_input=form,
-            timeout=timeout_s + _GRACE_S,
-            poll_interval=_POLL_INTERVAL_S,
-            key=f"{proposal.model}-{proposal.version}-against-{champion}",
-        )
+        key=f"{proposal.model}-{proposal.version}-against-{champion}",
+    )
     return Approval(
         approved=answer.approve, name=answer.name, reason=answer.reason, champion=champion
     )
+
+
+def wait_for_answer(
+    context: FlowContext, form: type[ApprovalForm], subject: str, timeout_s: int, key: str
+) -> ApprovalForm:
+    """Pause the flow until its form is submitted in the Prefect UI; return the answer.
+
+    After the timeout the answer is a rejection by `TIMED_OUT`.
+
+    Args:
+        form: the form with its description.
+        subject: what waits for approval, for the terminal.
+        key: identifies the question within the flow run.
+    """
+    run_id = UUID(flow_run.get_id())
+    url = url_for("flow-run", run_id) or "open this flow run in the Prefect UI (`codegen ui`)"
+    context.warn(f"{subject} waits up to {timeout_s / 3600:g} h for approval: {url}")
+    with _auto_reject_after_timeout(run_id, timeout_s):
+        return pause_flow_run(
+            wait_for_input=form,
+            timeout=timeout_s + _GRACE_S,
+            poll_interval=_POLL_INTERVAL_S,
+            key=key,
+        )
 
 
 @contextmanager

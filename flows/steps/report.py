@@ -20,9 +20,10 @@ from flows.runtime.prefect_artifacts import mlflow_run_url, publish_markdown
 
 if TYPE_CHECKING:  # Imports more than the definition of a flow needs.
     from components.registry.promotion import Promotion
+    from components.registry.stage_gate import StageDecision
     from components.report.corpus import Rule
     from components.report.page import Section
-    from components.report.results import RegisteredVersion, RunResults
+    from components.report.results import RegisteredVersion, RunResults, StageGateResult
 
 
 _MAX_TEXT_WIDTH = 120
@@ -139,6 +140,23 @@ def registered_versions(promotions: Sequence[Promotion]) -> tuple[RegisteredVers
             alias=promotion.alias,
         )
         for promotion in promotions
+    )
+
+
+def stage_gate_results(decisions: Sequence[StageDecision]) -> tuple[StageGateResult, ...]:
+    """Return decisions at stage gates for the report."""
+    from components.report.results import StageGateResult
+
+    return tuple(
+        StageGateResult(
+            stage=decision.stage,
+            outcome=decision.outcome,
+            requirements=tuple(f"{check.rule}: {check.detail}" for check in decision.checks),
+            decided_by=decision.decided_by,
+            decided_at=decision.decided_at,
+            reason=decision.reason,
+        )
+        for decision in decisions
     )
 
 

@@ -36,6 +36,10 @@ if TYPE_CHECKING:  # Imports MLflow and torch.
 logger = logging.getLogger(__name__)
 
 
+TRAINING_TAG = "training"
+"""Tag of the MLflow run of a training: the label that its checkpoint gets."""
+
+
 def stages_to_train(recipe: Recipe, last_stage: str | None) -> list[str]:
     """Return the stages that lead to `last_stage`, or all trained stages of the recipe if None.
 
@@ -146,7 +150,7 @@ def run_stage(
             code_version=CODE_VERSION,
             build=build,
             resumable=True,
-            tags={"stage": stage},
+            tags={"stage": stage, TRAINING_TAG: f"checkpoint/{name}-{hash_value[:12]}"},
             retry_if=is_restartable,
             num_retries=context.execution.max_restarts,
         )

@@ -1,6 +1,7 @@
 """The commands of docs/promoting.md in order on a real registry.
 
-`codegen promote` trains, so only its settings are checked; see test_approval.py for approvals.
+`codegen promote` and `run` train, so only their settings are checked; see test_approval.py and
+test_stage_gates.py for approvals.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ from fixtures.versions import NAME, add_version, make_evidence, promote_version,
 
 from components.registry.evidence import Evidence
 from components.registry.queries import history, list_versions
+from components.registry.stage_gate import StageDecision, record_stage_decision
 from components.registry.tracking import Tracking
 from flows.settings.recipes import tiny
 
 pytestmark = [pytest.mark.nightly, pytest.mark.timeout(1800)]
 
-TRAINING_COMMAND = ["codegen", "promote"]
+TRAINING_COMMANDS = (["codegen", "promote"], ["codegen", "run"])
 
 
 @pytest.fixture
@@ -57,17 +59,21 @@ def test_all_commands_of_the_page_work_in_order(tracking: Tracking, tmp_path: Pa
     for command in (
         shlex.split(line) for line in page_commands("promoting.md") if line.startswith("codegen ")
     ):
-        if command[:2] == TRAINING_COMMAND:
+        if command[:2] in TRAINING_COMMANDS:
             tiny().override([command[command.index("--set") + 1]])
             continue
+        if command[:2] == ["codegen", "approve"]:
+            _stop_at_gate(tracking, command[2])
         if command[:3] == ["codegen", "models", "promote"] and "candidate" not in _aliases(
             tracking
         ):
             propose_version(tracking, add_version(tracking), _evidence(1.0, 0.75))
         process = _codegen(tracking, tmp_path, *command[1:])
         assert process.returncode == 0, (command, process.stdout, process.stderr)
-        outputs[command[2]] = process.stdout
-    assert set(outputs) == {"list", "show", "compare", "promote", "rollback", "history"}
+        outputs[command[1] if command[1] == "approve" else command[2]] = process.stdout
+    names = {"list", "show", "compare", "promote", "rollback", "history", "approve"}
+    assert set(outputs) == names
+    assert "stage nl approved by" in outputs["approve"]
     assert "+0.25 to +0.25" in outputs["compare"]
     assert "worse at comments" in outputs["history"]
     # Version 2 was promoted and rolled back; version 3 is better than 1 by 0.5 in every problem.
@@ -77,6 +83,22 @@ def test_all_commands_of_the_page_work_in_order(tracking: Tracking, tmp_path: Pa
     assert decisions[1].decision.checks[-1].detail.endswith(": reads well")
     assert "0.5 to 0.5, over 20 problems" in outputs["promote"]
     assert _aliases(tracking) == {"previous", "champion"}
+
+
+def _stop_at_gate(tracking: Tracking, checkpoint: str) -> None:
+    """Record that a run stopped after a checkpoint."""
+    decision = StageDecision(
+        stage="nl",
+        checkpoint=checkpoint,
+        digest="d" * 64,
+        key="k" * 64,
+        outcome="stopped",
+        checks=(),
+        decided_by="ada",
+        decided_at="2031-02-03T04:05:06+00:00",
+    )
+    with tracking.run("gate of stage nl", experiment="codegen-tiny") as run:
+        record_stage_decision(run, decision)
 
 
 def _aliases(tracking: Tracking) -> set[str]:

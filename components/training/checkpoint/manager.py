@@ -34,6 +34,7 @@ from components.training.checkpoint.async_writer import (
 )
 from components.training.checkpoint.optimizer_state import set_num_updates
 from components.training.checkpoint.retention import (
+    ENGINE_FOLDER,
     PARTIAL_SUFFIX,
     SCORE_KEY,
     UNIVERSAL_SUFFIX,
@@ -50,8 +51,6 @@ from components.training.step_skipping import SkipState
 
 logger = logging.getLogger(__name__)
 
-_TAG = "engine"
-"""DeepSpeed's folder inside a checkpoint."""
 _BYTES_PER_PARAMETER = 16
 """fp32 weights, their master copy and Adam's two moments."""
 
@@ -73,7 +72,7 @@ class ResumePoint(NamedTuple):
         """Load the checkpoint into the engine. All ranks call this together."""
         groups = engine.optimizer.param_groups
         weight_decays = [group["weight_decay"] for group in groups]
-        engine.load_checkpoint(self.folder, tag=_TAG)
+        engine.load_checkpoint(self.folder, tag=ENGINE_FOLDER)
         if self.is_universal:
             # DeepSpeed loads the first group's settings into every group, and does not save the
             # step for every ZeRO stage.
@@ -125,7 +124,7 @@ class CheckpointManager:
         size_bytes = _BYTES_PER_PARAMETER * num_parameters
         require_disk_space(self.folder, size_bytes, f"the checkpoint of step {step}")
         engine.checkpoint_engine = self._memory_engine
-        engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        engine.save_checkpoint(str(folder), tag=ENGINE_FOLDER, save_latest=False)
         manifest = {
             "run_fingerprint": self._run_fingerprint,
             "layout": self._layout,
@@ -244,8 +243,8 @@ def _convert_to_universal(folder: Path) -> Path:
     """Convert a checkpoint to DeepSpeed's universal format, beside it."""
     universal = folder.with_suffix(UNIVERSAL_SUFFIX)
     options = Namespace(
-        input_folder=str(folder / _TAG),
-        output_folder=str(universal / _TAG),
+        input_folder=str(folder / ENGINE_FOLDER),
+        output_folder=str(universal / ENGINE_FOLDER),
         num_extract_workers=1,
         num_merge_workers=1,
         keep_temp_folder=False,
@@ -257,12 +256,12 @@ def _convert_to_universal(folder: Path) -> Path:
         ds_to_universal.main(options)
     # The name of this file differs between ZeRO 3 and ZeRO 1 and 2. Provide both names.
     names = ("mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt")
-    path, zero_3_path = (universal / _TAG / name for name in names)
+    path, zero_3_path = (universal / ENGINE_FOLDER / name for name in names)
     if not path.exists():
         os.link(zero_3_path, path)
     elif not zero_3_path.exists():
         os.link(path, zero_3_path)
-    _add_optimizer_settings(universal / _TAG / "zero" / "optimizer_state.pt")
+    _add_optimizer_settings(universal / ENGINE_FOLDER / "zero" / "optimizer_state.pt")
     return universal
 
 

@@ -21,6 +21,8 @@ from components.core.fingerprint import FileEntry, fingerprint, list_files
 
 logger = logging.getLogger(__name__)
 
+ENGINE_FOLDER = "engine"
+"""DeepSpeed's folder inside a checkpoint."""
 PARTIAL_SUFFIX = ".partial"
 UNIVERSAL_SUFFIX = ".universal"
 _REMOVED_SUFFIX = ".removed"
@@ -63,8 +65,8 @@ def latest_valid_checkpoint(folder: Path) -> VerifiedCheckpoint | None:
         for path in folder.glob(f"step-*{suffix}*"):
             _delete(path)
     damaged: list[Path] = []
-    for checkpoint in _newest_first(folder):
-        manifest = _verify(checkpoint)
+    for checkpoint in newest_first(folder):
+        manifest = verify_checkpoint(checkpoint)
         if manifest is None:
             damaged.append(checkpoint)
             continue
@@ -85,7 +87,7 @@ def latest_valid_checkpoint(folder: Path) -> VerifiedCheckpoint | None:
 def prune_checkpoints(folder: Path, keep_last: int, keep_every_steps: int | None) -> None:
     """Delete all but the newest, the best by held-out score, and every `keep_every_steps`-th."""
     manifests = {}
-    for checkpoint in _newest_first(folder):
+    for checkpoint in newest_first(folder):
         manifest = _read_manifest(checkpoint)
         if manifest is not None:
             manifests[checkpoint] = manifest
@@ -101,7 +103,7 @@ def prune_checkpoints(folder: Path, keep_last: int, keep_every_steps: int | None
     if scores:
         retained.add(min(scores, key=scores.__getitem__))
     if keep_every_steps:
-        retained |= {path for path in manifests if _step_of(path) % keep_every_steps == 0}
+        retained |= {path for path in manifests if step_of(path) % keep_every_steps == 0}
     for checkpoint in manifests:
         if checkpoint not in retained:
             remove_checkpoint(checkpoint)
@@ -122,12 +124,14 @@ def _delete(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _newest_first(folder: Path) -> list[Path]:
+def newest_first(folder: Path) -> list[Path]:
+    """The complete checkpoints in a folder, the newest first."""
     checkpoints = [path for path in folder.glob("step-*") if _NAME.fullmatch(path.name)]
-    return sorted(checkpoints, key=_step_of, reverse=True)
+    return sorted(checkpoints, key=step_of, reverse=True)
 
 
-def _step_of(checkpoint: Path) -> int:
+def step_of(checkpoint: Path) -> int:
+    """The step after which a checkpoint was saved."""
     return int(checkpoint.name.removeprefix("step-"))
 
 
@@ -138,7 +142,7 @@ def _read_manifest(checkpoint: Path) -> dict[str, Any] | None:
         expected_fingerprint = manifest.pop(_MANIFEST_FINGERPRINT)
         is_valid = (
             fingerprint(manifest) == expected_fingerprint
-            and manifest["step"] == _step_of(checkpoint)
+            and manifest["step"] == step_of(checkpoint)
             and manifest["files"]
         )
         return manifest if is_valid else None
@@ -149,7 +153,7 @@ def _read_manifest(checkpoint: Path) -> dict[str, Any] | None:
     return None
 
 
-def _verify(checkpoint: Path) -> dict[str, Any] | None:
+def verify_checkpoint(checkpoint: Path) -> dict[str, Any] | None:
     """The manifest, or None if it or a file in it is damaged."""
     manifest = _read_manifest(checkpoint)
     if manifest is None:

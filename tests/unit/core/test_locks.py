@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import ConfigError
-from components.core.locks import exclusive_lock, user_lock_path
+from components.core.locks import exclusive_lock, is_locked, user_lock_path
 
 _HOLDER = """
 import sys
@@ -189,3 +189,14 @@ def test_a_pipe_in_place_of_the_note_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "x.lock.holder")
     with exclusive_lock(tmp_path / "x.lock", "build"):
         assert (tmp_path / "x.lock").exists()
+
+
+def test_a_lock_can_be_observed(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    assert not is_locked(path)
+    assert not path.exists()
+    with exclusive_lock(path, "train"):
+        assert is_locked(path)
+    assert not is_locked(path)
+    with exclusive_lock(path, "train", timeout_s=0):
+        assert is_locked(path)

@@ -30,6 +30,19 @@ def test_an_unexpected_exception_is_reported_as_an_internal_error() -> None:
     assert "--debug" in rest[1]
 
 
+def test_a_closed_stage_gate_exits_with_3() -> None:
+    prelude = """
+import flows.cli.inspect
+from components.core.errors import StageGateError
+def closed(*arguments):
+    raise StageGateError("stage nl did not pass its gate", expected="a value", fix="approve it")
+flows.cli.inspect.load_recipe = closed
+"""
+    result = run_codegen(*LIST_RECIPES, prelude=prelude)
+    assert result.returncode == 3
+    assert result.stderr.startswith("✗ stage nl did not pass its gate\n  expected: a value\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "environment"),
     [

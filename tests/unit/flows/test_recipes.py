@@ -14,12 +14,14 @@ from components.core.artifact import Artifact
 from components.core.config import Config
 from components.core.errors import ConfigError, EvaluationError
 from components.core.files import read_json
+from components.core.fingerprint import fingerprint
 from components.data.filters.documents import is_held_out
 from flows.runtime.health_checks import preflight_check
 from flows.settings.execution import Execution
 from flows.settings.recipes import RECIPES, Recipe, recipe, tiny
 from flows.steps.corpora import pull_prepared, push_prepared
 from flows.steps.epochs import require_few_epochs, stage_epochs, tokens_of_prepared
+from flows.steps.stage_training import stage_config
 
 
 @pytest.mark.parametrize(
@@ -330,6 +332,30 @@ def test_inconsistent_stages_and_corpora_are_refused(
     with pytest.raises(ConfigError) as refused:
         tiny().override([f"{path}={json.dumps(value)}" for path, value in changes.items()])
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "metric", "message"),
+    [
+        ("nlp", "bits_per_byte/nl/English", "stage_gates has 'nlp'"),
+        ("mono", "bits_per_byte/mono/Python", "expected: .*starts: nl, multi"),
+        ("nl", "bits_per_byte/nl/Python", "requires 'bits_per_byte/nl/Python'"),
+        ("nl", "bits_per_byte/English", "expected: one of bits_per_byte/nl/English, "),
+        ("nl", "humaneval/pass@10", "expected: one of humaneval/pass@1"),
+    ],
+)
+def test_an_impossible_stage_gate_is_refused(stage: str, metric: str, message: str) -> None:
+    gate = {"requirements": [{"metrics": [metric], "threshold": 1.0}]}
+    with pytest.raises(ConfigError, match=f"(?s){message}"):
+        tiny().override([f"stage_gates.{stage}={json.dumps(gate)}"])
+
+
+def test_a_stage_gate_changes_no_checkpoint() -> None:
+    gate = {"requirements": [{"metrics": ["bits_per_byte/nl/English"], "threshold": 1.0}]}
+    gated = tiny().override([f"stage_gates.nl={json.dumps(gate)}"])
+    for stage in tiny().training.stages:
+        assert fingerprint(stage_config(gated, stage)) == fingerprint(stage_config(tiny(), stage))
+    assert gated.gate == tiny().gate
 
 
 def test_a_stage_that_reads_a_small_corpus_too_often_is_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from html_reader import Tag, assert_self_contained, cells, read, table
 
 from components.core.artifact import Artifact
 from components.core.errors import ArtifactError
+from components.core.files import write_json
 from components.core.store import Store
 from components.report import RunResults, render_html, render_text
 from components.report.bits_per_byte_section import python_claim
+from components.report.results import StageGateResult
 
 
 @pytest.fixture
@@ -125,6 +128,28 @@ def test_the_stage_table_is_computed_from_the_metrics(run: Run) -> None:
     ]
 
 
+def test_the_gates_between_stages_are_in_the_training_section(run: Run) -> None:
+    decision = StageGateResult(
+        stage="nl",
+        outcome="approved",
+        requirements=("bits_per_byte/nl/English is at most 2: 2.5",),
+        decided_by="grace",
+        decided_at="2031-02-03T04:05:06+00:00",
+        reason="<i>good enough</i>",
+    )
+    page = page_of(run, stage_gates=(decision,))
+    (row,) = table(page, "Gates between stages")
+    assert row == [
+        "NL",
+        "approved",
+        "bits_per_byte/nl/English is at most 2: 2.5",
+        "grace",
+        "2031-02-03T04:05:06+00:00",
+        "<i>good enough</i>",
+    ]
+    assert "Gates between stages" not in page_of(run).text
+
+
 def test_the_loss_curves_are_consecutive_on_a_common_axis(run: Run) -> None:
     svg = section(page_of(run), "training").first("svg", class_="wide")
     ends = {}
@@ -137,6 +162,35 @@ def test_the_loss_curves_are_consecutive_on_a_common_axis(run: Run) -> None:
     assert mono[1] - nl[0] == pytest.approx(5 * length, abs=0.4)
     assert mono_y[1] > mono_y[0]  # Downwards on the screen, as 3.5 falls to 2.0.
     assert [text.text for text in svg.all("text", class_="name")] == ["NL", "Multi", "Mono"]
+
+
+def test_checkpoints_inside_a_stage_are_points_of_a_chart(run: Run) -> None:
+    during_training = {}
+    for stage, tokens in (("nl", 100), ("multi", 50)):
+        splits = {name: {"bits_per_byte": 6.0} for name in ("nl/English", "multi/C", "mono/Python")}
+        splits["multi/Go"] = {"bits_per_byte": 7.0}
+        evaluation = run.make(
+            "evaluation",
+            f"tiny-{stage}-step-{tokens}",
+            {"checkpoint": run.checkpoints[stage]},
+            partial(_write_splits, splits),
+        )
+        during_training[stage] = {tokens: evaluation}
+    page = page_of(run, during_training=during_training)
+    labels = [text.text for text in section(page, "bits").all("text", class_="tick")]
+    for label in (
+        "NL at 100 tokens: 6.000 bits per byte",
+        "NL at 200 tokens: 2.500 bits per byte",
+        "Multi at 50 tokens: 6.500 bits per byte",
+        "Multi at 200 tokens: 2.250 bits per byte",
+    ):
+        assert label in labels
+    assert "Bits per byte during training" not in page_of(run).text
+
+
+def _write_splits(splits: dict[str, dict[str, float]], folder: Path) -> dict[str, object]:
+    write_json(folder / "results.json", {"splits": splits})
+    return {}
 
 
 def test_lineage_names_every_digest_from_the_pin_to_the_version(run: Run) -> None:

@@ -12,12 +12,14 @@ import pytest
 
 from components.core.errors import TrainingError
 from components.core.fingerprint import list_files
+from components.training.checkpoint.export import snapshot_checkpoint
 from components.training.checkpoint.retention import (
     PARTIAL_SUFFIX,
     checkpoint_name,
     commit_checkpoint,
     latest_valid_checkpoint,
     prune_checkpoints,
+    remove_checkpoint,
 )
 
 Damage = Callable[[Path], object]
@@ -210,3 +212,43 @@ def test_the_newest_the_best_and_every_nth_checkpoint_are_retained(
         add_checkpoint(tmp_path, step, score={3: 1.5, 5: 1.25, 9: 1.75}.get(step))
     prune_checkpoints(tmp_path, keep_last, every)
     assert steps(tmp_path) == expected
+
+
+def test_a_snapshot_survives_pruning(tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    for step in (1, 2, 3):
+        add_checkpoint(work, step)
+    snapshot = snapshot_checkpoint(work / checkpoint_name(1), tmp_path / "snapshot")
+    prune_checkpoints(work, keep_last=1, keep_every_steps=None)
+    assert steps(work) == [3]
+    assert snapshot
+    assert snapshot.manifest["step"] == 1
+    assert (snapshot.folder / "engine" / "state.pt").read_bytes() == b"state of step 1"
+    # A leftover of a killed reader is replaced.
+    assert snapshot_checkpoint(work / checkpoint_name(3), tmp_path / "snapshot")
+    assert snapshot_checkpoint(work / checkpoint_name(3), tmp_path / "snapshot")
+
+
+def test_a_pruned_or_damaged_checkpoint_has_no_snapshot(tmp_path: Path) -> None:
+    pruned = add_checkpoint(tmp_path / "work", 1)
+    remove_checkpoint(pruned)
+    assert snapshot_checkpoint(pruned, tmp_path / "snapshot") is None
+    damaged = add_checkpoint(tmp_path / "work", 2)
+    (damaged / "engine" / "state.pt").write_bytes(b"state of step 9")
+    assert snapshot_checkpoint(damaged, tmp_path / "snapshot") is None
+    assert steps(tmp_path / "work") == [2]  # The trainer decides about it.
+
+
+def test_files_are_copied_if_they_cannot_be_linked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: str, target: str) -> None:
+        raise OSError(errno.EXDEV, "another file system", source)
+
+    checkpoint = add_checkpoint(tmp_path / "work", 1)
+    monkeypatch.setattr("os.link", refuse)
+    snapshot = snapshot_checkpoint(checkpoint, tmp_path / "snapshot")
+    assert snapshot
+    state = snapshot.folder / "engine" / "state.pt"
+    assert state.read_bytes() == b"state of step 1"
+    assert state.stat().st_nlink == 1

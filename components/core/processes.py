@@ -32,7 +32,7 @@ _START_TIME_TOLERANCE_S = 2.0
 """Two readings of the start time of a process differ by less, because the kernel adjusts its
 clock."""
 
-_watchdog_pid: int | None = None
+_watchdog: subprocess.Popen[bytes] | None = None
 
 
 def is_running(pid: int, started: float) -> bool:
@@ -81,14 +81,14 @@ def reap_children_on_exit() -> None:
     if os.environ.get(_MARK_VARIABLE) == mark:
         return
     os.environ[_MARK_VARIABLE] = mark
-    global _watchdog_pid  # noqa: PLW0603 - one watchdog per process
-    _watchdog_pid = subprocess.Popen(
+    global _watchdog  # noqa: PLW0603 - one watchdog per process
+    _watchdog = subprocess.Popen(
         [sys.executable, "-m", "components.core.processes", str(os.getpid()), mark],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,  # Signals of the terminal are for the parent.
-    ).pid
+    )
 
 
 def kill_marked_processes(mark: str) -> None:
@@ -114,7 +114,8 @@ def stop_children(grace_s: float) -> None:
     import psutil
 
     children = psutil.Process().children(recursive=True)
-    _end_processes([child for child in children if child.pid != _watchdog_pid], grace_s)
+    watchdog_pid = _watchdog.pid if _watchdog else None
+    _end_processes([child for child in children if child.pid != watchdog_pid], grace_s)
 
 
 def _end_processes(processes: list[psutil.Process], grace_s: float) -> None:

@@ -73,7 +73,7 @@ def latest_valid_checkpoint(folder: Path) -> VerifiedCheckpoint | None:
         for path in damaged:
             logger.warning("the checkpoint %s is damaged; removing it, using an older one", path)
             remove_checkpoint(path)
-        return VerifiedCheckpoint(checkpoint, manifest, tuple(map(_step_of, damaged)))
+        return VerifiedCheckpoint(checkpoint, manifest, tuple(map(step_of, damaged)))
     if damaged:
         raise TrainingError(
             f"all checkpoints of the stage are damaged: {', '.join(map(str, damaged))}",

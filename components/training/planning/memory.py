@@ -154,12 +154,15 @@ def building_bytes(
     """Host memory of the ranks of a host while they build the model or read its weights.
 
     Each rank writes the weights that it holds to its device, through a buffer. ZeRO 3 partitions
-    them over all ranks.
+    each parameter over all ranks, from a copy of the rank's part (docs/decisions/0027).
     """
     held_bytes = 0
     if is_cpu:
-        num_shards = layout.world_size if layout.zero_stage == 3 else 1
-        held_bytes = layout.weight_bytes * model.num_parameters // num_shards
+        num_held = model.num_parameters
+        if layout.zero_stage == 3:
+            largest = model.d_model * max(model.padded_vocab_size, 4 * model.d_model)
+            num_held = (num_held + largest) // layout.world_size
+        held_bytes = layout.weight_bytes * num_held
     return num_ranks * (BUILD_BUFFER_BYTES + held_bytes)
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shlex
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -14,6 +15,12 @@ from components.core.errors import ConfigError
 from components.training.config import TrainingExecution
 from flows.cli.main import app
 from flows.cli.options import console
+
+
+@pytest.fixture(autouse=True)
+def _project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Change to an empty project: a plan looks for corpora in the present folder."""
+    monkeypatch.chdir(tmp_path)
 
 
 def run_plan(*arguments: str) -> str:

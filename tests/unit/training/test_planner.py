@@ -138,12 +138,19 @@ def test_offloaded_state_and_cpu_cores_use_host_memory() -> None:
     assert on_cores.host_memory.build_bytes == libraries + 2 * (4_194_304 + weights)
 
 
-@pytest.mark.parametrize(("zero_stage", "num_copies"), [(2, 4), (3, 1)])
-def test_ranks_on_cpu_cores_hold_their_own_weights(zero_stage: int, num_copies: int) -> None:
-    """ZeRO 3 partitions the weights over the ranks; otherwise each rank has a copy."""
+LARGEST_350M = 51_200 * 1024
+"""Parameters of the embedding."""
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "num_parameters"),
+    [(2, 4 * PARAMETERS_350M), (3, PARAMETERS_350M + LARGEST_350M)],
+)
+def test_ranks_on_cpu_cores_hold_their_own_weights(zero_stage: int, num_parameters: int) -> None:
+    """ZeRO 3 partitions each parameter over the ranks; otherwise each rank has a copy."""
     layout = ParallelLayout(world_size=4, zero_stage=zero_stage, precision="fp32")
     memory = plan_recipe(recipe("350m"), [layout], CPU).host_memory
-    expected = 4 * (500_000_000 + 4_194_304) + num_copies * 4 * PARAMETERS_350M
+    expected = 4 * (500_000_000 + 4_194_304) + 4 * num_parameters
     assert memory.build_bytes == expected
     assert memory.sampling_bytes == 4 * 500_000_000 + 4 * PARAMETERS_350M, "in a single process"
 

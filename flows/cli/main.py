@@ -58,7 +58,7 @@ COMMANDS: dict[str, dict[str, tuple[str, str]]] = {
         "recipe": ("flows.cli.inspect:recipes", "List and show recipes."),
         "plan": (
             "flows.cli.plan:plan",
-            "Estimate memory, hours, disk and cost of a run before it starts.",
+            "Estimate memory, hours, epochs, disk and cost of a run before it starts.",
         ),
         "artifacts": (
             "flows.cli.inspect:artifacts",

@@ -94,6 +94,7 @@ DEPLOYMENTS: dict[str, DeploymentSpec] = {
         follow,
         tags=("evaluation",),
         cron=None,
+        needs_corpora=True,
         parameters={"stage": "{last_stage}", "benchmarks": [BITS_PER_BYTE]},
     ),
     "promote-version": DeploymentSpec(

@@ -152,7 +152,8 @@ def test_a_recipe_without_corpora_is_deployed_without_the_flows_that_need_them()
     created = deployments("16b", recipe("16b"), Execution(), {"evaluate-model": "0 6 * * *"}, "UTC")
     names = {deployment.full_name for deployment in created}
     assert names == {"evaluate-model/16b", "promote-version/16b", "rollback/16b"}
-    assert flows_without_corpora(recipe("16b")) == {"pipeline", "refresh-data", "train-stage"}
+    omitted = {"pipeline", "refresh-data", "train-stage", "follow-training"}
+    assert flows_without_corpora(recipe("16b")) == omitted
     assert flows_without_corpora(recipe("tiny")) == set()
     with pytest.raises(ConfigError, match="codegen-16b names no sources"):
         deployments("16b", recipe("16b"), Execution(), {"pipeline": "0 1 * * 6"}, "UTC")

@@ -73,9 +73,11 @@ def test_raised_code_version_changes_the_stage(clone: Path) -> None:
 def test_committed_metrics_count_every_document_once(clone: Path) -> None:
     with Repo(str(clone)) as repo:
         shown = repo.metrics.show()[""]["data"]["metrics.json"]["data"]
-    assert shown == read_json(clone / "metrics.json")
-    assert list(shown) == list(PRESET_CORPORA)
-    for counts in shown.values():
+    committed = read_json(clone / "metrics.json")
+    assert list(committed) == list(PRESET_CORPORA)
+    for corpus, counts in committed.items():
+        # DVC leaves out an empty mapping.
+        assert shown[corpus] == {name: value for name, value in counts.items() if value != {}}
         num_rejected = sum(counts["rejected"].values())
         num_documents = counts["documents"] + counts["duplicates"] + num_rejected
         assert num_documents == counts["raw_documents"] > 0

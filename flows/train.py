@@ -81,13 +81,14 @@ def train(
             waiting.remove(stage)
             if not gates.may_train(stage):
                 continue
-            init_stage = recipe.training.stages[stage].init_stage or ""
+            init_stage = recipe.training.stages[stage].init_stage
+            is_first = init_stage not in stages
             checkpoints[stage] = run_stage(
                 context,
                 stage,
                 corpora.prepared[recipe.training.corpus_of(stage)],
                 corpora.tokenizer,
-                checkpoints.get(init_stage, init_checkpoint),
+                init_checkpoint if is_first else checkpoints[str(init_stage)],
                 checkpoints,
             )
             if stage in gates.stages:

@@ -18,6 +18,10 @@ Preset = Literal["starter", "tiny"]
 
 VOCABULARY_FOLDER = "vocabulary"
 """The folder of the vocabulary in `data/`, beside the corpora."""
+RESERVED_CORPORA = frozenset(
+    (VOCABULARY_FOLDER, "raw", "tokenizer", "checkpoint", "initial", "previous", "protocol")
+) | {"corpus", "humaneval"}
+"""Names of other inputs of artifacts and of other metrics, which a corpus cannot have."""
 PRESET_CORPORA = ("nl", "multi", "mono")
 """The corpora of every preset, in the order of CodeGen's stages (docs/paper.md, section 1)."""
 
@@ -178,10 +182,10 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _check_corpora(self) -> Self:
         for name, corpus in self.corpora.items():
-            if not is_name(name) or name == VOCABULARY_FOLDER:
+            if not is_name(name) or name in RESERVED_CORPORA:
                 raise ValueError(
-                    f"corpora with names of {NAME_RULE}, other than {VOCABULARY_FOLDER!r}; "
-                    f"not {name!r}"
+                    f"corpora with names of {NAME_RULE}, other than "
+                    f"{', '.join(sorted(RESERVED_CORPORA))}; not {name!r}"
                 )
             if self.preset and not corpus.sources and name not in PRESET_CORPORA:
                 raise ValueError(

@@ -65,7 +65,7 @@ def training_section(results: RunResults, store: Store) -> Section:
     }
     first = f"; the first stage starts from {results.initial.name}" if results.initial else ""
     lead = (
-        "Each stage starts from the weights of the previous stage, with a new warm-up and another "
+        "Each later stage starts from the weights of an earlier stage, with a new warm-up and another "
         f"corpus{first}."
     )
     if not stages:

@@ -157,7 +157,7 @@ def _plan_epochs(recipe: Recipe, tokens: str, execution_overrides: list[str]) ->
         ConfigError: a corpus has no sources, or would be read too often.
         DataError: a source cannot be read.
     """
-    from components.core.errors import ConfigError, DataError
+    from components.core.errors import ConfigError, DataError, EvaluationError
     from flows.settings.execution import execution_from_environment
     from flows.steps.epochs import (
         find_tokens,
@@ -173,7 +173,7 @@ def _plan_epochs(recipe: Recipe, tokens: str, execution_overrides: list[str]) ->
         if stages := stages_to_estimate(recipe, execution, corpus_tokens):
             execution = load_execution(execution_overrides)
             corpus_tokens = find_tokens(recipe, execution, stages) | corpus_tokens
-    except (ConfigError, DataError) as error:
+    except (ConfigError, DataError, EvaluationError) as error:
         example = ",".join(f"{name}=100e9" for name in recipe.trained_corpora)
         fix = f"{error.fix}; or plan with assumed tokens, e.g. --tokens {example}"
         raise type(error)(error.got, expected=error.expected, fix=fix) from error

@@ -20,7 +20,7 @@ from typing import NamedTuple
 import psutil
 from packaging.requirements import Requirement
 
-from components.core.errors import TrackingError
+from components.core.errors import ConfigError, TrackingError
 from components.core.network import health_error, redact_credentials
 from components.core.sqlite import sqlite_path
 from flows.settings.execution import Execution
@@ -60,7 +60,8 @@ def check_benchmarks(recipe: Recipe, execution: Execution) -> None:
     """Check that every benchmark of the recipe can be searched for and evaluated.
 
     Raises:
-        ConfigError: a selected problem of MTPB does not exist.
+        ConfigError: a selected problem of MTPB does not exist, or the gate of a stage requires a
+            benchmark that is skipped.
         EvaluationError: the file of a benchmark is missing, has another SHA-256, or has an invalid
             line.
     """
@@ -69,6 +70,17 @@ def check_benchmarks(recipe: Recipe, execution: Execution) -> None:
 
     searched, evaluated = recipe.searched_benchmarks(), recipe.evaluated_benchmarks
     files = execution.find_benchmarks({**searched, **evaluated})
+    for stage, gate in recipe.stage_gates.items():
+        for requirement in gate.requirements:
+            for metric in requirement.metrics:
+                benchmark = metric.split("/")[0]
+                if reason := files.skipped.get(benchmark):
+                    raise ConfigError(
+                        f"stage_gates.{stage} requires {metric}, and the optional benchmark "
+                        f"{benchmark} is skipped: {reason}",
+                        expected=f"the file of {benchmark}",
+                        fix="provide the file, or remove the requirement",
+                    )
     for name, path in files.paths.items():
         if name in searched:
             read_search_texts(path)

@@ -280,12 +280,16 @@ class Recipe(Config):
             ],
         }
         benchmark = metric.split("/")[0]
-        if metric in names.get(benchmark, [metric]):
+        measured = ["bits_per_byte", *self.evaluated_benchmarks]
+        if benchmark in measured and metric in names.get(benchmark, [metric]):
             return
+        expected = names.get(benchmark, []) if benchmark in measured else []
         raise ConfigError(
             f"stage_gates.{stage} requires {metric!r}, which this recipe does not measure",
-            expected=f"one of {', '.join(names[benchmark])}",
-            fix="correct the name, or change data and evaluation of the recipe",
+            expected=f"one of {', '.join(expected)}"
+            if expected
+            else f"a metric of {', '.join(measured)}",
+            fix="correct the name, or change data, benchmarks and evaluation of the recipe",
         )
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from components.core.errors import ConfigError
+from components.core.network import require_public_uri
 from components.data.sources.config import Source
 from components.data.sources.layouts import LAYOUTS
 from flows.settings.recipes import Recipe
@@ -38,13 +39,14 @@ def with_sources(recipe: Recipe, assignments: Iterable[str]) -> Recipe:
         assignments: as `pile=/data/pile` or `the-stack@mono=s3://bucket/the-stack`.
 
     Raises:
-        ConfigError: an assignment is incomplete, or names an unknown layout or corpus.
+        ConfigError: an assignment is incomplete, contains a secret, or names an unknown layout or
+            corpus.
     """
     sources: dict[str, tuple[Source, ...]] = {}
     data = recipe.data
     limits = {corpus: dict(values) for corpus, values in recipe.validation.corpora.items()}
     for text in assignments:
-        assignment = _parse(text)
+        assignment = _parse(require_public_uri(text))
         layout, corpus = LAYOUTS[assignment.layout], assignment.corpus
         if corpus not in data.corpora:
             raise ConfigError(

@@ -153,7 +153,7 @@ def require_few_epochs(recipe: Recipe, rows: Sequence[StageEpochs]) -> None:
             ),
             expected=f"at most training.max_epochs, {max_epochs:g}, times (epochs)",
             fix="give the corpora more sources, lower training.stages.STAGE.steps, or raise "
-            "training.max_epochs",
+            "training.max_epochs, which rebuilds nothing",
         )
 
 

@@ -126,7 +126,9 @@ def make_run_plan(
         )
         plan = plan_evaluation(work.name, work.num_samples, work.num_new_tokens, seconds)
         evaluations.append(plan)
-    num_splits = sum(len(recipe.data.corpora[name].languages) for name in recipe.corpora)
+    # Corpora without sources count too: a plan can be made before they are known.
+    corpora = dict.fromkeys([*recipe.trained_corpora, *recipe.corpora])
+    num_splits = sum(len(recipe.data.corpora[name].languages) for name in corpora)
     num_tokens = num_held_out_tokens(recipe.evaluation, num_splits, recipe.model.context_length)
     seconds = scoring_s(recipe.model, device, num_evaluating_devices, num_tokens)
     evaluations.append(plan_evaluation("bits per byte", None, num_tokens, seconds))

@@ -7,7 +7,7 @@ the evaluation; a reviewer is asked only when no other stage can be trained.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup
@@ -56,12 +56,8 @@ class StageGates:
         return [stage for stage in self._init_stages if stage in required and stage in gates]
 
     def next_stage(self, waiting: Sequence[str]) -> str:
-        """Return the first stage that waits for no reviewer; the first stage if all do."""
-        for stage in waiting:
-            init_stage = self._init_stages[stage]
-            if init_stage not in self._requests or init_stage in self._decisions:
-                return stage
-        return waiting[0]
+        """Return the stage to train next; see `next_stage`."""
+        return next_stage(waiting, self._init_stages, self._requests.keys() - self._decisions)
 
     def may_train(self, stage: str) -> bool:
         """Whether a stage may be trained; asks the reviewer of its initial stage if necessary."""
@@ -134,6 +130,23 @@ class StageGates:
         text = decision_markdown(decision, self._requests[decision.stage])
         model = self._requests[decision.stage].checkpoint.name
         publish_markdown(model, "stage-gate", text, decision.summary)
+
+
+def next_stage(
+    waiting: Sequence[str], init_stages: Mapping[str, str | None], undecided: Collection[str]
+) -> str:
+    """Return the first stage whose initial stage is done and waits for no reviewer.
+
+    If all of these wait for a reviewer, it is the first of them.
+
+    Args:
+        waiting: the stages that are not trained yet, in order; one of them can be trained.
+        init_stages: the initial stage of each stage.
+        undecided: trained stages with a gate that is not decided.
+    """
+    startable = [stage for stage in waiting if init_stages[stage] not in waiting]
+    decided = [stage for stage in startable if init_stages[stage] not in undecided]
+    return (decided or startable)[0]
 
 
 def find_stage_decisions(

@@ -106,12 +106,13 @@ def test_a_missed_bound_stops_the_pipeline_until_it_is_approved(project: Project
 
 
 def test_a_stage_waits_only_for_the_gate_of_its_initial_stage(project: Project) -> None:
-    """The tree is nl -> (multi -> last, mono). The gate after nl opens by itself; no reviewer
-    answers at the gate after multi."""
+    """The tree is nl -> (multi -> last -> next, mono). The gate after nl opens by itself; no
+    reviewer answers at the gate after multi."""
     recipe = tiny()
     stages = dict(recipe.training.stages)
     stages["mono"] = stages["mono"].replace(init_stage="nl")
     stages["last"] = stages["mono"].replace(init_stage="multi", corpus="mono")
+    stages["next"] = stages["last"].replace(init_stage="last")
     path = project.folder / "tree.json"
     tree = recipe.replace(name="tree", training=recipe.training.replace(stages=stages))
     path.write_text(tree.model_dump_json())

@@ -116,6 +116,8 @@ def test_the_json_document_has_the_same_numbers() -> None:
     assert document["hours"] == training["total"]["hours"] + document["evaluation"]["hours"]
     names = [evaluation["name"] for evaluation in document["evaluations"]]
     assert names == ["humaneval", "mtpb multi", "mtpb single", "bits per byte"]
+    # 8 languages of three corpora, 256 sequences each
+    assert document["evaluations"][-1]["num_tokens"] == 8 * 256 * 2048
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,17 @@ def test_deepspeed_options_that_contradict_the_recipe_are_refused() -> None:
         preflight_check(tiny(), Execution(training=training))
 
 
+def test_a_stage_gate_requires_no_skipped_benchmark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CODEGEN_MTPB", raising=False)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # no process listens on this port
+    gate = {"requirements": [{"metrics": ["mtpb/pass_rate_multi"], "threshold": 0.0}]}
+    execution = Execution(workspace=str(tmp_path), training=TrainingExecution(micro_batch="auto"))
+    with pytest.raises(ConfigError, match="mtpb is skipped"):
+        preflight_check(tiny().override([f"stage_gates.nl={json.dumps(gate)}"]), execution)
+
+
 def test_every_benchmark_of_the_recipe_is_checked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

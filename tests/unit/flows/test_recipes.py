@@ -21,6 +21,7 @@ from flows.settings.execution import Execution
 from flows.settings.recipes import RECIPES, Recipe, recipe, tiny
 from flows.steps.corpora import pull_prepared, push_prepared
 from flows.steps.epochs import require_few_epochs, stage_epochs, tokens_of_prepared
+from flows.steps.stage_gate import next_stage
 from flows.steps.stage_training import stage_config
 
 
@@ -318,6 +319,7 @@ def test_a_recipe_has_stages_corpora_and_languages_of_its_own() -> None:
         ({"training.stages.mono.corpus": "python"}, "trains on the corpus 'python'"),
         ({"data.corpora.rust": {"languages": ["Rust"]}}, "sources for corpora.rust"),
         ({"data.corpora.Rust": {"languages": ["Rust"]}}, "not 'Rust'"),
+        ({"data.corpora.checkpoint": {"languages": ["Rust"]}}, "not 'checkpoint'"),
         ({"data.corpora.multi.languages": ["C", "Rust"]}, "language_prefix for Rust"),
         ({"data.corpora.mono.languages": []}, "at least 1 item"),
         (
@@ -342,12 +344,37 @@ def test_inconsistent_stages_and_corpora_are_refused(
         ("nl", "bits_per_byte/nl/Python", "requires 'bits_per_byte/nl/Python'"),
         ("nl", "bits_per_byte/English", "expected: one of bits_per_byte/nl/English, "),
         ("nl", "humaneval/pass@10", "expected: one of humaneval/pass@1"),
+        ("nl", "humanevl/pass@1", "expected: a metric of bits_per_byte, humaneval, mtpb"),
     ],
 )
 def test_an_impossible_stage_gate_is_refused(stage: str, metric: str, message: str) -> None:
     gate = {"requirements": [{"metrics": [metric], "threshold": 1.0}]}
     with pytest.raises(ConfigError, match=f"(?s){message}"):
         tiny().override([f"stage_gates.{stage}={json.dumps(gate)}"])
+
+
+def test_a_stage_gate_requires_no_benchmark_that_is_not_evaluated() -> None:
+    gate = {"requirements": [{"metrics": ["humaneval/pass@1"], "threshold": 0.0}]}
+    overrides = ["benchmarks.humaneval.evaluate=false", f"stage_gates.nl={json.dumps(gate)}"]
+    with pytest.raises(ConfigError, match="requires 'humaneval/pass@1'"):
+        tiny().override(overrides)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "undecided", "stage"),
+    [
+        (["nl", "multi", "mono"], set(), "nl"),
+        (["multi", "mono", "other"], set(), "multi"),
+        (["multi", "mono", "other"], {"nl"}, "other"),  # mono waits for multi
+        (["multi", "mono"], {"nl"}, "multi"),  # the reviewer is asked
+        (["mono"], {"nl"}, "mono"),
+    ],
+)
+def test_a_stage_follows_its_initial_stage(
+    waiting: list[str], undecided: set[str], stage: str
+) -> None:
+    init_stages = {"nl": None, "multi": "nl", "mono": "multi", "other": None}
+    assert next_stage(waiting, init_stages, undecided) == stage
 
 
 def test_a_stage_gate_changes_no_checkpoint() -> None:

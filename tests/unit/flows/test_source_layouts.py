@@ -105,9 +105,10 @@ def test_a_wrong_assignment_is_an_error(assignment: str, got: str, fix: str) -> 
     assert fix in error.value.fix
 
 
-def test_a_uri_with_a_secret_is_refused() -> None:
+@pytest.mark.parametrize("layout", ["pile", "pil", "pile@unknown"])
+def test_a_uri_with_a_secret_is_refused(layout: str) -> None:
     with pytest.raises(ConfigError) as error:
-        with_sources(load_recipe("350m"), ["pile=s3://key:secret@bucket/pile"])
+        with_sources(load_recipe("350m"), [f"{layout}=s3://key:secret@bucket/pile"])
     assert "secret@" not in str(error.value)
 
 

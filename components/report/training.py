@@ -65,8 +65,8 @@ def training_section(results: RunResults, store: Store) -> Section:
     }
     first = f"; the first stage starts from {results.initial.name}" if results.initial else ""
     lead = (
-        "Each later stage starts from the weights of an earlier stage, with a new warm-up and another "
-        f"corpus{first}."
+        "Each later stage starts from the weights of an earlier stage, with a new warm-up and "
+        f"another corpus{first}."
     )
     if not stages:
         missing = Statement(None, "No stage was trained in this run.")

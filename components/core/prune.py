@@ -7,6 +7,7 @@ finishes it. Limit: processes on other hosts that use the same store are not see
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
@@ -14,18 +15,27 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from components.core.artifact import Artifact
+from components.core.artifact import Artifact, Kind
 from components.core.errors import ArtifactError
 from components.core.locks import exclusive_lock
 from components.core.remote_errors import wrap_remote_errors
-from components.core.store import MANIFEST, USERS_LOCK, Store
+from components.core.store import (
+    FOLLOWER_LOCK_SUFFIX,
+    MANIFEST,
+    SNAPSHOT_SUFFIX,
+    USERS_LOCK,
+    Store,
+)
 
 _REMOVED_FOLDER = ".removed"
 """Below the root: folders that are being deleted, or on a remote root markers with their names."""
 _RESULT_KINDS = ("samples", "evaluation")
 """Results of a checkpoint, which are kept with it."""
-_UNFINISHED_FOLDERS = (".building", ".partial")
+_BUILDS = ".building"
+_UNFINISHED_FOLDERS = (_BUILDS, ".partial")
 """Below the scratch folder: interrupted builds and copies, which resume."""
+_STEP = re.compile(r"(?<=-step)-\d{8,}(?=-)")
+"""In the label of a checkpoint inside a stage and of its results (`flows.steps.follow`)."""
 
 
 class Leftover(NamedTuple):
@@ -55,6 +65,23 @@ class PrunePlan(NamedTuple):
 def artifact_size(artifact: Artifact) -> int:
     """Bytes of the files of an artifact."""
     return sum(file.size_bytes for file in artifact.files)
+
+
+def label_group(label: str) -> str:
+    """Return the kind and name of a label, without the step of a checkpoint inside a stage.
+
+    The newest artifacts are counted in such a group. The checkpoints inside a stage are a group of
+    their own beside the finished stage.
+    """
+    return _STEP.sub("", label).rpartition("-")[0]
+
+
+def kept_builds(store: Store, kind: Kind, keep: int) -> list[Path]:
+    """Return the folders of the interrupted builds of a kind that pruning keeps."""
+    published = {artifact.label for artifact in store.list_artifacts(f"{kind}/*")}
+    removed = {leftover.path for leftover in _unfinished_folders(store, published, keep)}
+    folders = sorted((store.scratch / _BUILDS / kind).glob("*"))
+    return [path for path in folders if path.is_dir() and path not in removed]
 
 
 def needed_labels(artifacts: Iterable[Artifact], roots: Collection[str]) -> set[str]:
@@ -188,9 +215,13 @@ def finish_remote_removals(store: Store) -> None:
 
 
 def remove_leftover(store: Store, leftover: Leftover) -> bool:
-    """Delete a folder that is no published artifact; returns False if it is being built."""
+    """Delete a folder that is no published artifact; returns False if it is in use."""
+    build = str(store.scratch / _BUILDS / leftover.path.parent.name / leftover.path.name)
+    is_snapshot = build.endswith(SNAPSHOT_SUFFIX)
     lock = Path(
-        f"{store.scratch / '.building' / leftover.path.parent.name / leftover.path.name}.lock"
+        build.removesuffix(SNAPSHOT_SUFFIX) + FOLLOWER_LOCK_SUFFIX
+        if is_snapshot
+        else f"{build}.lock"
     )
     try:
         with exclusive_lock(lock, f"removing {leftover.path}", timeout_s=0):
@@ -208,21 +239,24 @@ def _interrupted_removals(store: Store) -> Iterator[Leftover]:
 
 
 def _unfinished_folders(store: Store, published: set[str], keep: int) -> Iterator[Leftover]:
-    """Yield unfinished folders of published artifacts, and the oldest of each kind and name."""
+    """Yield unfinished folders of published artifacts, the oldest of each kind and name, and
+    snapshots, which are made again."""
     for area in _UNFINISHED_FOLDERS:
-        newest: dict[tuple[str, str], int] = defaultdict(int)
+        newest: dict[str, int] = defaultdict(int)
         folders = [path for path in (store.scratch / area).glob("*/*") if path.is_dir()]
         for path in sorted(folders, key=_last_attempt_s, reverse=True):
             label = f"{path.parent.name}/{path.name}"
-            name = path.parent.name, path.name.rpartition("-")[0]
-            if label in published:
+            group = label_group(label)
+            if path.name.endswith(SNAPSHOT_SUFFIX):
+                yield Leftover(path, _folder_size(path), "snapshot of a follower")
+            elif label in published:
                 yield Leftover(path, _folder_size(path), "unfinished, published since")
-            elif newest[name] >= keep:
+            elif newest[group] >= keep:
                 yield Leftover(
                     path, _folder_size(path), f"unfinished, older than the newest {keep}"
                 )
             else:
-                newest[name] += 1
+                newest[group] += 1
 
 
 def _last_attempt_s(path: Path) -> float:

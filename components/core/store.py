@@ -60,6 +60,11 @@ MANIFEST_FORMAT = 2
 USERS_LOCK = ".users.lock"
 """In the scratch folder: shared by flow runs, exclusive while artifacts are removed."""
 
+SNAPSHOT_SUFFIX = ".snapshot"
+"""Of a folder beside a build: the copy that its follower reads."""
+FOLLOWER_LOCK_SUFFIX = ".follow.lock"
+"""Of the lock beside a build that its only follower holds."""
+
 _NUM_PROPOSED = 3
 """Labels that an error proposes for an unknown label."""
 

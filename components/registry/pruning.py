@@ -13,10 +13,12 @@ from typing import Any, NamedTuple
 from mlflow.entities import LoggedModel, Run, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
+from components.core.prune import label_group
 from components.registry.client.connection import wrap_mlflow_errors
 from components.registry.flavor import CHECKPOINT_FOLDER
 from components.registry.promotion import CHAMPION, derive_aliases, version_at
 from components.registry.queries import list_versions
+from components.registry.stage_gate import CHECKPOINT_TAG, OUTCOME_TAG
 from components.registry.tracking import Tracking
 from components.registry.versions import FILES_COMPLETE, FILES_TAG
 
@@ -41,7 +43,8 @@ class RecordedArtifacts(NamedTuple):
     labels: frozenset[str]
     """Of all runs, deleted runs included."""
     newest: frozenset[str]
-    """The newest of each experiment, kind and name, by the last run that built or reused them."""
+    """The newest of each experiment, kind and name, by the last run that built or reused them. All
+    checkpoints inside a stage count as one name."""
 
 
 def recorded_artifacts(tracking: Tracking, keep: int) -> RecordedArtifacts:
@@ -52,11 +55,11 @@ def recorded_artifacts(tracking: Tracking, keep: int) -> RecordedArtifacts:
     """
     labels = set()
     last_used: dict[tuple[str, str], dict[str, int]] = defaultdict(dict)
-    for run in _runs_with_artifacts(tracking):
+    for run in _search_runs(tracking, "tags.artifact LIKE '%/%'", ViewType.ALL):
         label = run.data.tags["artifact"]
         labels.add(label)
         if run.info.lifecycle_stage == "active":
-            group = run.info.experiment_id, label.rpartition("-")[0]
+            group = run.info.experiment_id, label_group(label)
             times = last_used[group]
             times[label] = max(times.get(label, 0), run.info.start_time)
     newest: set[str] = set()
@@ -66,18 +69,30 @@ def recorded_artifacts(tracking: Tracking, keep: int) -> RecordedArtifacts:
     return RecordedArtifacts(frozenset(labels), frozenset(newest))
 
 
-def _runs_with_artifacts(tracking: Tracking) -> Iterator[Run]:
+def stopped_checkpoints(tracking: Tracking) -> set[str]:
+    """Return the labels of the checkpoints whose last decision at a stage gate is `stopped`."""
+    last: dict[str, Run] = {}
+    query = f"tags.{OUTCOME_TAG} != '' and tags.{CHECKPOINT_TAG} LIKE '%/%'"
+    for run in _search_runs(tracking, query, ViewType.ACTIVE_ONLY):
+        label = run.data.tags[CHECKPOINT_TAG]
+        if label not in last or run.info.start_time > last[label].info.start_time:
+            last[label] = run
+    return {label for label, run in last.items() if run.data.tags[OUTCOME_TAG] == "stopped"}
+
+
+def _search_runs(tracking: Tracking, query: str, view_type: int) -> Iterator[Run]:
+    """Yield the runs that match a query; `view_type` says whether deleted runs count."""
     with wrap_mlflow_errors("reading the recorded artifacts"):
         experiments = tracking.client.search_experiments(
-            max_results=_MAX_RESULTS, view_type=ViewType.ALL
+            max_results=_MAX_RESULTS, view_type=view_type
         )
         ids = [experiment.experiment_id for experiment in experiments]
         token = None
         while ids:
             page = tracking.client.search_runs(
                 ids,
-                "tags.artifact LIKE '%/%'",
-                run_view_type=ViewType.ALL,
+                query,
+                run_view_type=view_type,
                 max_results=_MAX_RESULTS,
                 page_token=token,
             )

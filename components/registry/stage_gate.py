@@ -33,7 +33,7 @@ RECORD_FILE = "stage-gate.json"
 _KEY_TAG = "stage_gate_key"
 _ANSWER_TAG = "stage_gate_answer"
 """Tag of a run in which a reviewer answered."""
-_CHECKPOINT_TAG = "checkpoint"
+CHECKPOINT_TAG = "checkpoint"
 
 Outcome = Literal["passed", "stopped", "approved", "rejected"]
 
@@ -142,7 +142,7 @@ def record_stage_decision(
     run.log_json(RECORD_FILE, decision.model_dump(mode="json"))
     tags = {
         "stage": decision.stage,
-        _CHECKPOINT_TAG: decision.checkpoint,
+        CHECKPOINT_TAG: decision.checkpoint,
         "decided_by": decision.decided_by,
         "decided_at": decision.decided_at,
         _KEY_TAG: decision.key,
@@ -178,7 +178,7 @@ def approve_checkpoint(
         ConfigError: no run has evaluated the gate of this checkpoint.
     """
     label = checkpoint.replace("'", "")  # MLflow's queries cannot escape it.
-    run = tracking.find_last_run(f"tags.{_CHECKPOINT_TAG} = '{label}' and tags.{OUTCOME_TAG} != ''")
+    run = tracking.find_last_run(f"tags.{CHECKPOINT_TAG} = '{label}' and tags.{OUTCOME_TAG} != ''")
     decision = _load(tracking, run) if run else None
     if run is None or decision is None:
         raise ConfigError(

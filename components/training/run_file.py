@@ -12,6 +12,7 @@ from typing import Any
 
 from components.core.artifact import OBSERVED_DIR
 from components.core.config import Config, Seed
+from components.core.errors import TrainingError
 from components.core.files import read_json, write_json
 from components.model.config import ModelConfig
 from components.training.budget import Usage
@@ -75,6 +76,29 @@ class StageRun(Config):
     def inputs(self) -> dict[str, ArtifactInput | None]:
         """The inputs by role."""
         return {"data": self.data, "tokenizer": self.tokenizer, "initial": self.init_from}
+
+
+def input_digests(folder: Path) -> set[str]:
+    """Return the digests of the inputs of a stage; empty if it has not started.
+
+    Also reads the `run.json` of another version of codegen.
+
+    Raises:
+        JsonError, TrainingError: `run.json` is damaged or has another form.
+    """
+    path = next(filter(Path.exists, (folder / RUN_FILE, folder / OBSERVED_DIR / RUN_FILE)), None)
+    if path is None:
+        return set()
+    try:
+        run = read_json(path)["run"]
+        inputs = (run["data"], run["tokenizer"], run.get("init_from"))
+        return {str(item["digest"]) for item in inputs if item}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise TrainingError(
+            f"{path} does not name the inputs of the stage: {error!r:.300}",
+            expected="the file that codegen wrote when it started the training",
+            fix=f"start the training again, which writes it again, or remove {folder}",
+        ) from error
 
 
 class RunFile(Config):

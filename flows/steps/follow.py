@@ -22,7 +22,7 @@ from components.core.artifact import Artifact, recipe_hash
 from components.core.config import Config
 from components.core.errors import ConfigError
 from components.core.locks import exclusive_lock
-from components.core.store import Store
+from components.core.store import FOLLOWER_LOCK_SUFFIX, SNAPSHOT_SUFFIX, Store
 from flows.runtime.context import FlowContext
 from flows.settings.recipes import Recipe
 from flows.steps.stage_training import TRAINING_TAG, stage_config
@@ -168,22 +168,37 @@ def scores_during_training(
     """Return bits per byte of the checkpoints inside each stage, by stage and tokens of the stage.
 
     Args:
-        evaluations: bits per byte of the finished stages; only equal protocols are comparable.
+        evaluations: bits per byte of the finished stages; only equal protocols are comparable. A
+            warning names the checkpoints that were evaluated with another protocol only.
     """
     by_stage: dict[str, dict[int, Artifact]] = {}
     for stage, finished in evaluations.items():
         training = find_training(context, stage, prepared, tokenizer, init_checkpoint)
         steps = {artifact.digest: step for step, artifact in training.exported_steps().items()}
         by_stage[stage] = {}
+        scored, other = set(), set()
         protocol = finished.statistics.get("protocol")
         for evaluation in context.store.list_artifacts(f"evaluation/{training.name}-step-*"):
             inputs = {parent.role: parent.digest for parent in evaluation.parents}
             step = steps.get(inputs.get("checkpoint", ""))
             expected = {parent.role: parent.digest for parent in finished.parents}
             expected["checkpoint"] = inputs.get("checkpoint", "")
-            is_comparable = evaluation.statistics.get("protocol") == protocol and inputs == expected
-            if step is not None and is_comparable:
+            if step is None or inputs != expected:
+                continue
+            if evaluation.statistics.get("protocol") == protocol:
                 by_stage[stage][_num_tokens(training, step)] = evaluation
+                scored.add(step)
+            else:
+                other.add(step)
+        if left_out := sorted(other - scored):
+            logger.warning(
+                "stage %s: the scores after steps %s are left out, because their protocol (for "
+                "example the precision) differs from that of the finished stage; to include them, "
+                "run `codegen eval follow` with the --exec training.precision of the finished "
+                "stage",
+                stage,
+                ", ".join(map(str, left_out)),
+            )
     return by_stage
 
 
@@ -206,7 +221,7 @@ def single_follower(training: FollowedTraining) -> Iterator[None]:
     Raises:
         ConfigError: another process follows it.
     """
-    lock = Path(f"{training.folder}.follow.lock")
+    lock = Path(f"{training.folder}{FOLLOWER_LOCK_SUFFIX}")
     try:
         with exclusive_lock(lock, f"follow {training.label}", timeout_s=0):
             yield
@@ -274,7 +289,7 @@ def _export(context: FlowContext, training: FollowedTraining, saved: Path) -> Ar
     damaged."""
     from components.training.checkpoint.export import snapshot_checkpoint
 
-    folder = Path(f"{training.folder}.snapshot")
+    folder = Path(f"{training.folder}{SNAPSHOT_SUFFIX}")
     try:
         snapshot = snapshot_checkpoint(saved, folder)
         if snapshot is None:

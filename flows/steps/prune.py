@@ -11,6 +11,7 @@ from components.core.prune import (
     artifact_size,
     exclude_users,
     finish_remote_removals,
+    kept_builds,
     plan_prune,
     remove_artifact,
     remove_leftover,
@@ -51,8 +52,9 @@ class PruneResult(NamedTuple):
 def prune(execution: Execution, *, keep: int, dry_run: bool) -> PruneResult:
     """Remove the artifacts, copies of weights and unfinished builds that nothing needs.
 
-    Kept are: artifacts of model versions with an alias; the newest artifacts of each recipe, kind
-    and name; artifacts that no run of this MLflow has recorded; and everything that these need (see
+    Kept are: artifacts of model versions with an alias; checkpoints that a stage gate stopped; the
+    newest artifacts of each recipe, kind and name; artifacts that no run of this MLflow has
+    recorded; the inputs of the trainings that can be resumed; and everything that these need (see
     `needed_labels`).
 
     Args:
@@ -62,6 +64,7 @@ def prune(execution: Execution, *, keep: int, dry_run: bool) -> PruneResult:
     Raises:
         ConfigError, ArtifactError: a flow run is active.
         TrackingError: MLflow does not answer.
+        JsonError, TrainingError: the inputs of a training that can be resumed cannot be read.
         RemoteError: the store does not answer or refuses.
     """
     store = execution.open_store()
@@ -82,14 +85,19 @@ def _plan(store: Store, tracking: Tracking, keep: int) -> tuple[PrunePlan, list[
         digests_with_alias,
         find_model_copies,
         recorded_artifacts,
+        stopped_checkpoints,
     )
+    from components.training.run_file import input_digests
 
     recorded = recorded_artifacts(tracking, keep)
     with_alias = digests_with_alias(tracking)
-    roots = set(recorded.newest)
+    roots = recorded.newest | stopped_checkpoints(tracking)
+    resumable = kept_builds(store, "checkpoint", keep)
+    inputs: set[str] = set().union(*map(input_digests, resumable))
     for artifact in store.list_artifacts():
-        if artifact.kind == "checkpoint" and artifact.digest in with_alias:
-            roots.add(artifact.label)
+        is_aliased = artifact.kind == "checkpoint" and artifact.digest in with_alias
+        if is_aliased or artifact.digest in inputs:
+            roots |= {artifact.label}
     plan = plan_prune(store, roots, recorded.labels, keep)
     kept_digests = with_alias | {artifact.digest for artifact in plan.kept_artifacts}
     digests = {artifact.digest for artifact in plan.removed_artifacts} - kept_digests

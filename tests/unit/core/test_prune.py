@@ -16,10 +16,13 @@ from hypothesis import strategies as st
 
 from components.core.artifact import Artifact, Kind, Parent
 from components.core.errors import ArtifactError
+from components.core.locks import exclusive_lock
 from components.core.prune import (
     artifact_size,
     exclude_users,
     finish_remote_removals,
+    kept_builds,
+    label_group,
     needed_labels,
     plan_prune,
     remove_artifact,
@@ -261,3 +264,46 @@ def test_the_newest_unfinished_builds_and_needed_copies_stay(store: Store) -> No
     assert not any(path.exists() for path in expected)
     assert folders["newest"].is_dir()
     assert not Path(f"{folders['older']}.attempts.jsonl").exists()
+
+
+def add_build(store: Store, name: str, age_s: int) -> Path:
+    folder = store.building_folder("checkpoint", name, "0" * 64)
+    folder.mkdir(parents=True)
+    os.utime(folder, (1e9 - age_s, 1e9 - age_s))
+    return folder
+
+
+def test_the_snapshot_of_a_killed_follower_is_removed_and_not_the_training(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    training = add_build(store, "a-nl", age_s=9)
+    export = add_build(store, "a-nl-step-00000008", age_s=1)
+    older_export = add_build(store, "a-nl-step-00000004", age_s=2)
+    snapshot = Path(f"{training}.snapshot")
+    (snapshot / "step-00000008").mkdir(parents=True)
+
+    plan = plan_prune(store, (), (), keep=1)
+    assert {leftover.path: leftover.reason for leftover in plan.leftovers} == {
+        snapshot: "snapshot of a follower",
+        older_export: "unfinished, older than the newest 1",
+    }
+    assert kept_builds(store, "checkpoint", keep=1) == [training, export]
+    (leftover,) = [leftover for leftover in plan.leftovers if leftover.path == snapshot]
+    with exclusive_lock(Path(f"{training}.follow.lock"), "follow a-nl"):
+        assert not remove_leftover(store, leftover)
+    assert snapshot.is_dir()
+    assert remove_leftover(store, leftover)
+    assert not snapshot.exists()
+    assert training.is_dir()
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("a-nl", "a-nl"),
+        ("a-nl-step-00000004", "a-nl-step"),
+        ("a-nl-step-00000004-humaneval", "a-nl-step-humaneval"),
+        ("a-step-4", "a-step-4"),
+    ],
+)
+def test_checkpoints_inside_a_stage_are_a_group(name: str, group: str) -> None:
+    assert label_group(f"checkpoint/{name}-123456789012") == f"checkpoint/{group}"

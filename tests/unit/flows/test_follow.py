@@ -78,7 +78,9 @@ def project(tmp_path: Path) -> Project:
     return Project(tmp_path)
 
 
-def test_comparable_evaluations_of_a_training_are_read_by_tokens(project: Project) -> None:
+def test_comparable_evaluations_of_a_training_are_read_by_tokens(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
     finished = project.evaluate(project.checkpoint())
     expected = {step * BATCH_TOKENS: project.evaluate(project.checkpoint(step)) for step in (4, 8)}
     project.evaluate(project.checkpoint(4), protocol="another")
@@ -88,6 +90,23 @@ def test_comparable_evaluations_of_a_training_are_read_by_tokens(project: Projec
         project.context, project.prepared, project.tokenizer, None, {"nl": finished}
     )
     assert scores == {"nl": expected}
+    assert not caplog.records
+
+
+def test_a_warning_names_the_checkpoints_with_another_protocol(
+    project: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    finished = project.evaluate(project.checkpoint(), protocol="bf16")
+    for step in (4, 8):
+        project.evaluate(project.checkpoint(step), protocol="fp32")
+    project.evaluate(project.checkpoint(4), protocol="bf16")
+    scores = scores_during_training(
+        project.context, project.prepared, project.tokenizer, None, {"nl": finished}
+    )
+    assert scores["nl"].keys() == {4 * BATCH_TOKENS}
+    (record,) = caplog.records
+    assert "stage nl: the scores after steps 8 are left out" in record.getMessage()
+    assert "training.precision" in record.getMessage()
 
 
 def test_a_stage_cannot_be_followed_before_the_stage_that_leads_to_it(project: Project) -> None:

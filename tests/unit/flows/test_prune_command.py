@@ -12,13 +12,19 @@ import pytest
 from fixtures.codegen_command import HEAVY, run_codegen
 from fixtures.models import write_reciting
 from fixtures.registered_models import LONG_CONTEXT
+from fixtures.training import MODEL as MODEL_CONFIG
+from fixtures.training import STAGE
 from fixtures.versions import register_checkpoint
 
 from components.core.artifact import Artifact, Kind
 from components.core.errors import ArtifactError
 from components.core.store import Store
+from components.registry.config import StageGateConfig
 from components.registry.queries import list_versions
+from components.registry.stage_gate import StageGateRequest, record_stage_decision
 from components.registry.tracking import TrackedRun, Tracking
+from components.training.config import TrainingExecution
+from components.training.run_file import RunFile, StageRun
 from flows.settings.execution import Execution, setup_environment
 from flows.steps.prune import prune
 
@@ -71,6 +77,45 @@ class Project:
             self.make(run, f"score {number}", "evaluation", name, {"checkpoint": mono})
             register_checkpoint(run, mono, self.store.fetch_verified(mono), name=MODEL)
 
+    def interrupt_training(self) -> None:
+        """Leave an interrupted training whose inputs are no longer the newest of their names."""
+        inputs: dict[str, Artifact] = {}
+        for number in (1, 2):
+            with self.tracking.run("train", experiment="codegen-c") as run:
+                made = {
+                    "data": self.make(run, f"c corpus {number}", "prepared-corpus", "c"),
+                    "tokenizer": self.make(run, f"c tokenizer {number}", "tokenizer", "c"),
+                    "init_from": self.make(run, f"c nl {number}", "checkpoint", "codegen-c-nl"),
+                }
+            inputs = inputs or made
+        folder = self.store.building_folder("checkpoint", "codegen-c-mono", "0" * 64)
+        stage_run = StageRun.parse(
+            {
+                "stage": "mono",
+                "config": STAGE,
+                "model": MODEL_CONFIG,
+                "seed": 1,
+                **{
+                    role: {"folder": artifact.address, "digest": artifact.digest}
+                    for role, artifact in inputs.items()
+                },
+            }
+        )
+        folder.mkdir(parents=True)
+        RunFile(run=stage_run, execution=TrainingExecution()).write(folder)
+
+    def stop_at_gate(self) -> None:
+        """Stop the older of two checkpoints at the gate of its stage."""
+        for number in (1, 2):
+            with self.tracking.run("train", experiment="codegen-d") as run:
+                checkpoint = self.make(run, f"d nl {number}", "checkpoint", "codegen-d-nl")
+                if number == 1:
+                    requirement = {"metrics": ["humaneval/pass@1"], "threshold": 0.5}
+                    gate = StageGateConfig.parse({"requirements": [requirement]})
+                    request = StageGateRequest("nl", gate, checkpoint, {})
+                    with run.child("gate of stage nl") as child:
+                        record_stage_decision(child, request.decision("stopped", "ada"))
+
     def codegen(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         overrides = ["--exec", f"project={self.folder}"]
         inherited = {key: value for key, value in os.environ.items() if key[:7] != "PREFECT"}
@@ -100,11 +145,14 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
             with project.tracking.run("prepare", experiment="codegen-b") as run:
                 project.make(run, f"b corpus {number}", "prepared-corpus", "b")
         project.make(None, "not recorded", "tokenizer", "gpt2")
+        project.interrupt_training()
+        project.stop_at_gate()
         yield project
 
 
 REMOVED = {"corpus 3", "mono 3", "score 3", "b corpus 1"}
-"""With `--keep 1`: neither the newest, nor champion or previous, nor needed by them."""
+"""With `--keep 1`: neither the newest, nor champion or previous, nor stopped at a gate, nor needed
+by them or by the interrupted training."""
 
 
 def test_a_dry_run_lists_exactly_the_removals_and_removes_nothing(project: Project) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from conftest import MakeCheckpoint, PromoteCheckpoint
 from fixtures.versions import NAME
 
-from components.core.artifact import Artifact
+from components.core.artifact import Artifact, Kind
 from components.core.store import Store
 from components.registry.flavor import CHECKPOINT_FOLDER
 from components.registry.pruning import (
@@ -15,8 +15,10 @@ from components.registry.pruning import (
     find_model_copies,
     recorded_artifacts,
     remove_model_copy,
+    stopped_checkpoints,
 )
 from components.registry.queries import history, list_versions
+from components.registry.stage_gate import Outcome, StageDecision, record_stage_decision
 from components.registry.tracking import Tracking
 
 
@@ -55,6 +57,51 @@ def test_the_last_use_decides_which_artifacts_are_newest(tracking: Tracking) -> 
     assert newest(2) == newest(3) == {first.label, second.label, third.label}
     labels = {artifact.label for artifact in (first, second, third, deleted)}
     assert recorded_artifacts(tracking, 1).labels == labels
+
+
+def test_the_checkpoints_inside_a_stage_count_as_one_name(tracking: Tracking) -> None:
+    def made(kind: Kind, name: str) -> Artifact:
+        return corpus(1).replace(kind=kind, name=name)
+
+    finished = made("checkpoint", "tiny-nl")
+    steps = [made("checkpoint", f"tiny-nl-step-{step:08d}") for step in (4, 8, 12)]
+    scores = [
+        made("evaluation", f"{artifact.name}-bits-per-byte") for artifact in (finished, *steps)
+    ]
+    for artifact in (finished, scores[0], *steps, *scores[1:]):
+        record(tracking, "tiny", artifact)
+    assert recorded_artifacts(tracking, 1).newest == {
+        artifact.label for artifact in (finished, scores[0], steps[-1], scores[-1])
+    }
+    assert recorded_artifacts(tracking, 2).newest == {
+        artifact.label for artifact in (finished, scores[0], *steps[1:], *scores[2:])
+    }
+
+
+def test_the_last_decision_of_a_gate_says_which_checkpoints_wait(tracking: Tracking) -> None:
+    def decide(checkpoint: str, outcome: Outcome) -> str:
+        decision = StageDecision(
+            stage="nl",
+            checkpoint=checkpoint,
+            digest="d",
+            key="k",
+            outcome=outcome,
+            checks=(),
+            decided_by="ada",
+            decided_at="2026-01-01T00:00:00+00:00",
+        )
+        with tracking.run("gate", experiment="tiny") as run:
+            record_stage_decision(run, decision)
+            return run.id
+
+    decide("checkpoint/a-nl-1", "stopped")
+    decide("checkpoint/a-nl-2", "stopped")
+    decide("checkpoint/a-nl-2", "approved")
+    decide("checkpoint/a-nl-3", "passed")
+    decide("checkpoint/a-nl-4", "rejected")
+    assert stopped_checkpoints(tracking) == {"checkpoint/a-nl-1"}
+    tracking.client.delete_run(decide("checkpoint/a-nl-5", "stopped"))
+    assert stopped_checkpoints(tracking) == {"checkpoint/a-nl-1"}
 
 
 def test_only_versions_without_an_alias_lose_their_files(

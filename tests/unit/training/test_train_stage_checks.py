@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 from fixtures.training import MODEL, STAGE
 
+from components.core.artifact import OBSERVED_DIR
 from components.core.errors import ArtifactError, ConfigError, TrainingError
 from components.core.files import write_json
 from components.training.config import TrainingExecution
 from components.training.launch.launcher import train_stage
-from components.training.run_file import RESULT_FILE, RUN_FILE, ArtifactInput, RunFile, StageRun
+from components.training.run_file import (
+    RESULT_FILE,
+    RUN_FILE,
+    ArtifactInput,
+    RunFile,
+    StageRun,
+    input_digests,
+)
 
 
 @pytest.fixture
@@ -52,6 +60,25 @@ def test_a_finished_stage_is_not_trained_again(run: StageRun, tmp_path: Path) ->
     with pytest.raises(TrainingError, match="the result of another run"):
         train_stage(tmp_path, run.replace(seed=8), TrainingExecution(), print)
     assert not has_started(tmp_path)
+
+
+def test_the_digests_of_the_inputs_are_read_from_the_folder_of_a_stage(
+    run: StageRun, tmp_path: Path
+) -> None:
+    folder = tmp_path / "stage"
+    folder.mkdir()
+    assert input_digests(folder) == set()
+    path = RunFile(run=run, execution=TrainingExecution()).write(folder)
+    assert input_digests(folder) == {"corpus", "tokenizer"}
+    later = run.replace(init_from={"folder": "/nl", "digest": "nl"})
+    RunFile(run=later, execution=TrainingExecution()).write(folder)
+    assert input_digests(folder) == {"corpus", "tokenizer", "nl"}
+    (folder / OBSERVED_DIR).mkdir()
+    path.rename(folder / OBSERVED_DIR / RUN_FILE)  # As when the weights are complete.
+    assert input_digests(folder) == {"corpus", "tokenizer", "nl"}
+    write_json(path, {"run": {"data": "corpus"}})
+    with pytest.raises(TrainingError, match="does not name the inputs of the stage"):
+        input_digests(folder)
 
 
 def test_the_identity_of_a_run_contains_digests_and_no_paths(run: StageRun, tmp_path: Path) -> None:

@@ -89,6 +89,7 @@ def train(
                 corpora.tokenizer,
                 checkpoints.get(init_stage, init_checkpoint),
                 checkpoints,
+                later_stages=waiting,
             )
             if stage in gates.stages:
                 evaluations = _evaluate_stage(context, corpora, stage, checkpoints[stage])

@@ -90,6 +90,7 @@ def train(
                 corpora.tokenizer,
                 init_checkpoint if is_first else checkpoints[str(init_stage)],
                 checkpoints,
+                later_stages=waiting,
             )
             if stage in gates.stages:
                 evaluations = _evaluate_stage(context, corpora, stage, checkpoints[stage])

@@ -1,7 +1,8 @@
 """Exclusive and shared locks between the processes of a host.
 
 The kernel holds a lock (flock) exactly as long as its process lives, so no lease has to expire. A
-file beside the lock names the holder for people. Network file systems are not supported.
+file beside the lock names the holder for people. A network file system must support flock, as NFS
+with its lock service does.
 
 Locks that hold in every workspace are in a folder that only this user can change. In a shared
 folder, such as the temporary folder, another user could put a symbolic link at the path of a lock,
@@ -11,6 +12,7 @@ is opened through a symbolic link.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -19,6 +21,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -30,6 +33,8 @@ logger = logging.getLogger(__name__)
 _FILE_MODE = 0o600
 _MAX_HOLDER_CHARS = 1000
 """More than any holder writes (assumption)."""
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)
+"""Errors of a file system without locks."""
 
 
 def user_lock_path(name: str) -> Path:
@@ -94,16 +99,29 @@ def exclusive_lock(path: Path, purpose: str, timeout_s: float | None = None) -> 
 @contextmanager
 def shared_lock(path: Path, purpose: str) -> Iterator[None]:
     """Hold a lock during the block together with other processes that share it; wait, and log who
-    holds it, while a process has it exclusively (`exclusive_lock`)."""
+    holds it, while a process has it exclusively (`exclusive_lock`).
+
+    Without locks of the file system, warn once and continue.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    # NFS shares a lock only through a descriptor that can read.
+    with open(path, "a+", encoding="utf-8", opener=_open_no_link) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             holder = path.with_name(f"{path.name}.holder")
             logger.warning("%s waits: %s", purpose, _holder_message(holder))
             fcntl.flock(file, fcntl.LOCK_SH)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _warn_without_lock(path, error.strerror)
         yield
+
+
+@cache
+def _warn_without_lock(path: Path, reason: str) -> None:
+    logger.warning("%s is not locked, because its file system has no locks: %s", path, reason)
 
 
 def is_locked(path: Path) -> bool:

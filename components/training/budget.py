@@ -35,6 +35,13 @@ class Usage(Config):
             elapsed_s=self.elapsed_s + other.elapsed_s, device_s=self.device_s + other.device_s
         )
 
+    def maximum(self, other: Usage) -> Usage:
+        """Return the larger value of each field."""
+        return Usage(
+            elapsed_s=max(self.elapsed_s, other.elapsed_s),
+            device_s=max(self.device_s, other.device_s),
+        )
+
     def after(self, seconds: float, num_devices: int) -> Usage:
         """Return this usage and `seconds` more on a number of devices."""
         return self.plus(Usage(elapsed_s=seconds, device_s=seconds * num_devices))

@@ -14,7 +14,7 @@ from typing import Self
 
 from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError
-from components.core.files import parse_json, read_jsonl, write_jsonl
+from components.core.files import parse_json, read_json, read_jsonl, write_jsonl
 from components.training.budget import Usage
 
 logger = logging.getLogger(__name__)
@@ -168,8 +168,24 @@ def read_metrics(path: Path) -> list[StepMetrics]:
     """The valid lines of a metrics file; an empty list if there is no file."""
     if not path.exists():
         return []
-    lines = path.read_bytes().splitlines(keepends=True)
+    return parse_metrics(path.read_bytes())
+
+
+def parse_metrics(content: bytes) -> list[StepMetrics]:
+    """The valid lines of the content of a metrics file."""
+    lines = content.splitlines(keepends=True)
     return [metrics for metrics in map(_parse_line, lines) if metrics is not None]
+
+
+def read_usage(path: Path, steps: Sequence[StepMetrics]) -> Usage:
+    """The usage of all attempts of a stage.
+
+    Args:
+        path: the usage file; it counts lines that an attempt has dropped. It may not exist.
+        steps: the lines of the metrics file.
+    """
+    usage = Usage.parse(read_json(path)) if path.exists() else Usage()
+    return usage.maximum(steps[-1].usage) if steps else usage
 
 
 def _parse_line(line: bytes) -> StepMetrics | None:

@@ -26,7 +26,7 @@ from components.model.huggingface import write_checkpoint
 from components.model.transformer import CodeGen
 from components.training.auto_micro_batch import resolve_micro_batch, resolve_precision
 from components.training.batches import Batches, open_split
-from components.training.budget import StageClock, Usage
+from components.training.budget import StageClock
 from components.training.checkpoint.manager import CheckpointManager, ResumePoint
 from components.training.checkpoint.optimizer_state import (
     load_optimizer_state,
@@ -49,7 +49,7 @@ from components.training.distributed import (
 from components.training.hardware import Hardware, measure_hardware, select_device
 from components.training.launch.failure import wrap_os_errors
 from components.training.launch.heartbeat import HeartbeatWriter
-from components.training.metrics import read_metrics
+from components.training.metrics import read_metrics, read_usage
 from components.training.model_build import build_model, open_weights
 from components.training.monitors import (
     close_monitors,
@@ -156,10 +156,12 @@ def _train(
     clock = None
     if rank == 0:
         steps = read_metrics(folder / METRICS_FILE)  # With those after the checkpoint.
-        earlier_attempts = steps[-1].usage if steps else Usage()
+        earlier_attempts = read_usage(folder / USAGE_FILE, steps)
         clock = StageClock(
             execution.budget, execution.world_size, earlier_attempts, file.earlier_stages
         )
+        # The trainer drops the steps after the checkpoint, and may end before the next step.
+        write_json(folder / USAGE_FILE, clock.usage.model_dump())
     trainer = Trainer(
         engine=engine,
         run=run,

@@ -19,7 +19,6 @@ from prefect import State, task
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 from prefect.task_engine import TaskRunTimeoutError
-from prefect.tasks import exponential_backoff
 from pydantic import JsonValue
 from rich.console import Console
 from rich.markup import escape
@@ -47,6 +46,9 @@ _NUM_RETRIES = 2
 _RETRY_DELAY_S = 5
 """Delay before the first retry; each further delay is twice as long. Assumption: networks recover
 in seconds or not at all."""
+_MAX_RETRY_DELAY_S = 300
+_MAX_RETRY_DELAYS = 50
+"""Delays that Prefect accepts; it repeats the last."""
 
 _KINDS_SHOWN_IN_CHARTS = ("checkpoint", "evaluation")
 """Artifact kinds whose MLflow runs are compared in charts."""
@@ -167,7 +169,7 @@ class FlowContext:
             task_run_name=title,
             cache_policy=NO_CACHE,
             retries=num_retries if retry_if else 0,
-            retry_delay_seconds=exponential_backoff(_RETRY_DELAY_S),
+            retry_delay_seconds=retry_delays(num_retries),
             timeout_seconds=self.execution.step_timeout_s,
             retry_condition_fn=is_transient if retry_if else None,
         )
@@ -197,6 +199,12 @@ class FlowContext:
         if message not in _warnings:
             _warnings.add(message)
             self.console.print(f"[yellow]![/yellow] {escape(message)}", soft_wrap=True)
+
+
+def retry_delays(num_retries: int) -> list[float]:
+    """Return the delays in seconds before the retries of a task."""
+    num_delays = min(num_retries, _MAX_RETRY_DELAYS)
+    return [min(_RETRY_DELAY_S * 2.0**retry, _MAX_RETRY_DELAY_S) for retry in range(num_delays)]
 
 
 @contextmanager

@@ -86,7 +86,8 @@ def run_stage(
     corpus: Artifact,
     tokenizer: Artifact,
     previous: Artifact | None,
-    finished: Mapping[str, Artifact] | None = None,
+    finished: Mapping[str, Artifact],
+    later_stages: Sequence[str],
 ) -> Artifact:
     """Return the checkpoint of a stage (docs/paper.md, section 3).
 
@@ -94,6 +95,7 @@ def run_stage(
         previous: the checkpoint that provides the initial weights; None starts with new weights.
         finished: checkpoints of the stages that were trained before, by stage; their time counts
             towards the budget.
+        later_stages: stages that this run trains after this stage.
     """
     from components.training.launch.launcher import train_stage
     from components.training.metrics import read_restarts
@@ -112,8 +114,8 @@ def run_stage(
 
     def build(folder: Path, run: TrackedRun) -> Mapping[str, JsonValue]:
         stage_run = _stage_run(context, stage, corpus, tokenizer, previous)
-        usage = usage_of_stages(context, finished or {})
-        warn_of_excess = excess_warning(context, stage, usage, finished or {})
+        usage = usage_of_stages(context, finished)
+        warn_of_excess = excess_warning(context, usage, later_stages)
         with (
             run.metric_stream() as log_metrics,
             training_view(stage, num_steps, context.console) as show,

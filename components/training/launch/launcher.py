@@ -47,13 +47,14 @@ from components.training.launch.failure import (
 )
 from components.training.launch.heartbeat import clear_heartbeats
 from components.training.launch.watchdog import Watchdog
-from components.training.metrics import MetricsTail, StepMetrics, read_metrics
+from components.training.metrics import MetricsTail, StepMetrics, read_metrics, read_usage
 from components.training.run_file import (
     DEEPSPEED_FILE,
     LOG_FILE,
     METRICS_FILE,
     RESULT_FILE,
     RUN_FILE,
+    USAGE_FILE,
     WORK_FOLDER,
     RunFile,
     StageRun,
@@ -152,9 +153,10 @@ def _check_budget(folder: Path, file: RunFile) -> None:
         BudgetError: the usage and a step like the last would exceed a limit.
     """
     budget, num_devices = file.execution.budget, file.execution.world_size
-    usage, step_s, time_left_s = file.earlier_stages, 0.0, None
-    if steps := read_metrics(folder / METRICS_FILE):
-        usage = usage.plus(steps[-1].usage)
+    step_s, time_left_s = 0.0, None
+    steps = read_metrics(folder / METRICS_FILE)
+    usage = file.earlier_stages.plus(read_usage(folder / USAGE_FILE, steps))
+    if steps:
         step_s = file.run.config.global_batch_tokens / steps[-1].tokens_per_s
         time_left_s = steps[-1].time_left_s
     if is_spent(budget, usage, num_devices, step_s):
@@ -313,9 +315,10 @@ def _end_process_groups(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _report_steps(tail: MetricsTail, on_step: OnStep, watchdog: Watchdog | None = None) -> None:
-    for metrics in tail.read():
-        if watchdog:
-            watchdog.record_step(metrics)
+    steps = tail.read()
+    if watchdog:
+        watchdog.record_steps(steps)
+    for metrics in steps:
         on_step(metrics)
 
 

@@ -12,6 +12,7 @@ import re
 import statistics
 import time
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,9 +74,15 @@ class Watchdog:
         self._idle_s = 0.0
         self._step_times_s: deque[float] = deque(maxlen=_NUM_STEP_TIMES)
 
-    def record_step(self, metrics: StepMetrics) -> None:
-        """Record the time of a step."""
-        self._step_times_s.append(self._batch_tokens / metrics.tokens_per_s)
+    def record_steps(self, steps: Sequence[StepMetrics]) -> None:
+        """Record the times of the steps of this attempt; ignore those of earlier attempts."""
+        if not steps:
+            return
+        beat = read_heartbeats(self._work, 1).get(0)
+        if beat and beat.resumed_step is not None:
+            for step in steps:
+                if step.step > beat.resumed_step:
+                    self._step_times_s.append(self._batch_tokens / step.tokens_per_s)
 
     def check(self) -> None:
         """Read the heartbeats, at most once per second.

@@ -1,7 +1,9 @@
-"""Exclusive locks between real processes."""
+"""Exclusive and shared locks between real processes."""
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import logging
 import os
 import signal
@@ -17,7 +19,7 @@ from pathlib import Path
 import pytest
 
 from components.core.errors import ConfigError
-from components.core.locks import exclusive_lock, is_locked, user_lock_path
+from components.core.locks import exclusive_lock, is_locked, shared_lock, user_lock_path
 
 _HOLDER = """
 import sys
@@ -200,3 +202,77 @@ def test_a_lock_can_be_observed(tmp_path: Path) -> None:
     assert not is_locked(path)
     with exclusive_lock(path, "train", timeout_s=0):
         assert is_locked(path)
+
+
+# -- shared locks ---------------------------------------------------------------------------------
+
+
+def test_a_shared_lock_works_where_flock_locks_byte_ranges(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on NFS, where a descriptor must be able to read for a shared lock."""
+    monkeypatch.setattr(fcntl, "flock", fcntl.lockf)
+    path = tmp_path / "folder" / "x.lock"
+    for _ in range(2):
+        with shared_lock(path, "train"), shared_lock(path, "evaluate"):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_shared_lock_waits_for_an_exclusive_lock(tmp_path: Path, log_waiter: _LogWaiter) -> None:
+    path = tmp_path / "x.lock"
+    entered = threading.Event()
+
+    def share() -> None:
+        with shared_lock(path, "train"):
+            entered.set()
+
+    holder = _hold(path)
+    try:
+        waiting = threading.Thread(target=share, daemon=True)
+        waiting.start()
+        assert log_waiter.is_logged.wait(30)
+        assert log_waiter.message.startswith("train waits: the lock is held by build a checkpoint")
+        assert not entered.is_set()
+        holder.kill()
+        waiting.join(30)
+        assert entered.is_set()
+    finally:
+        holder.kill()
+        holder.communicate()
+
+
+def test_a_shared_lock_is_not_taken_through_a_link(tmp_path: Path) -> None:
+    (tmp_path / "target").touch()
+    (tmp_path / "x.lock").symlink_to(tmp_path / "target")
+    with pytest.raises(OSError, match="symbolic links"), shared_lock(tmp_path / "x.lock", "train"):
+        pass
+
+
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_a_single_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, code: int
+) -> None:
+    def refuse(_file: object, _operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    num_entered = 0
+    for _ in range(2):
+        with shared_lock(tmp_path / "x.lock", "train"):
+            num_entered += 1
+    assert num_entered == 2
+    assert caplog.text.count("its file system has no locks") == 1
+
+
+def test_another_error_of_a_shared_lock_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_file: object, _operation: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    with (
+        pytest.raises(OSError, match=os.strerror(errno.EIO)),
+        shared_lock(tmp_path / "x.lock", "train"),
+    ):
+        pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from prefect import task
 
 from components.core.errors import (
     CodegenError,
@@ -14,6 +15,7 @@ from components.core.errors import (
     TrainingError,
 )
 from components.training.config import TrainingExecution
+from flows.runtime.context import retry_delays
 from flows.settings.execution import Execution
 from flows.steps.stage_training import RestartPolicy, is_restartable
 
@@ -83,3 +85,12 @@ def test_a_cancelled_stage_is_not_restarted() -> None:
     with pytest.raises(KeyboardInterrupt), restarts.attempt():
         restarts.record_step(1)
         raise KeyboardInterrupt
+
+
+def test_delays_between_restarts_double_up_to_five_minutes() -> None:
+    assert retry_delays(2) == [5, 10]
+    assert retry_delays(12) == [5, 10, 20, 40, 80, 160, 300, 300, 300, 300, 300, 300]
+    assert retry_delays(0) == []
+    many = task(retries=1_000, retry_delay_seconds=retry_delays(1_000))(fail)
+    assert isinstance(many.retry_delay_seconds, list)
+    assert many.retry_delay_seconds[-1] == 300, "Prefect repeats the last delay"

@@ -7,12 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from components.core.files import write_json
+from components.training.budget import Usage
 from components.training.metrics import (
     MetricsFile,
     Restart,
     StepMetrics,
     read_metrics,
     read_restarts,
+    read_usage,
     record_restart,
 )
 
@@ -91,3 +94,19 @@ def test_a_damaged_line_is_logged_and_does_not_stop_a_stage(
 
 def test_an_absent_file_has_no_steps(tmp_path: Path) -> None:
     assert read_metrics(tmp_path / "metrics.jsonl") == []
+
+
+def test_the_usage_survives_an_attempt_that_ends_before_its_first_step(tmp_path: Path) -> None:
+    path, usage = tmp_path / "metrics.jsonl", tmp_path / "usage.json"
+    assert read_usage(usage, read_metrics(path)) == Usage()
+    with MetricsFile(path, after_step=0) as file:
+        for number in range(1, 6):
+            file.append(step(number))
+    used = read_usage(usage, read_metrics(path))
+    assert used == Usage(elapsed_s=10.0)
+    write_json(usage, used.model_dump())
+    with MetricsFile(path, after_step=2):
+        pass
+    assert read_usage(usage, read_metrics(path)) == used
+    write_json(usage, Usage(elapsed_s=1.0, device_s=8.0).model_dump())
+    assert read_usage(usage, read_metrics(path)) == Usage(elapsed_s=4.0, device_s=8.0)

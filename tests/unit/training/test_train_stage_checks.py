@@ -8,13 +8,14 @@ import pytest
 from fixtures.training import MODEL, STAGE
 
 from components.core.artifact import OBSERVED_DIR
-from components.core.errors import ArtifactError, ConfigError, TrainingError
+from components.core.errors import ArtifactError, BudgetError, ConfigError, TrainingError
 from components.core.files import write_json
-from components.training.config import TrainingExecution
+from components.training.config import Budget, TrainingExecution
 from components.training.launch.launcher import train_stage
 from components.training.run_file import (
     RESULT_FILE,
     RUN_FILE,
+    USAGE_FILE,
     ArtifactInput,
     RunFile,
     StageRun,
@@ -90,3 +91,13 @@ def test_the_identity_of_a_run_contains_digests_and_no_paths(run: StageRun, tmp_
     path = RunFile(run=run, execution=TrainingExecution(micro_batch=2)).write(tmp_path)
     assert RunFile.read(path) == RunFile(run=run, execution=TrainingExecution(micro_batch=2))
     assert RunFile.read(path).run.identity() == run.identity()
+
+
+def test_time_whose_metrics_are_lost_counts_before_ranks_start(
+    run: StageRun, tmp_path: Path
+) -> None:
+    write_json(tmp_path / USAGE_FILE, {"elapsed_s": 9_000.0, "device_s": 9_000.0})
+    execution = TrainingExecution(budget=Budget(hours=2.0))
+    with pytest.raises(BudgetError, match=r"did not start: training has used 2\.5 hours"):
+        train_stage(tmp_path, run, execution, print)
+    assert not has_started(tmp_path)

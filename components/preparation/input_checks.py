@@ -86,11 +86,14 @@ def require_documents(corpus: str, languages: Mapping[str, Any]) -> None:
     """Raise DataError if a language has no accepted document; `languages` has its counts."""
     for language, counts in languages.items():
         if not counts["documents"]:
-            num_rejected = sum(counts["rejected"].values())
+            rejected = {name: number for name, number in counts["rejected"].items() if number}
+            reasons = "".join(f"; {name}: {number:,}" for name, number in rejected.items())
             raise DataError(
-                f"{corpus} has no accepted {language} document ({num_rejected:,} were rejected)",
+                f"{corpus} has no accepted {language} document ({sum(rejected.values()):,} were "
+                f"rejected{reasons})",
                 expected=f"accepted documents in each of {', '.join(languages)}",
-                fix="fetch the raw corpora with `codegen data pull`, or loosen the filters",
+                fix=f"change the rules or the sources of data.corpora.{corpus}; for a corpus of "
+                "the preset, fetch the raw corpora with `codegen data pull`",
             )
 
 

@@ -167,16 +167,21 @@ def approve_checkpoint(
 ) -> StageDecision:
     """Record the approval of a checkpoint at whose gate a run stopped; return the decision.
 
-    An approval or a passed gate stays as it is.
-
     Args:
         checkpoint: its label.
         decided_by: the user who approves.
         reason: recorded with the approval.
 
     Raises:
-        ConfigError: no run has evaluated the gate of this checkpoint.
+        ConfigError: the reason is empty, or no run has evaluated the gate of this checkpoint, or
+            the gate is open.
     """
+    if not reason.strip():
+        raise ConfigError(
+            "the reason is empty",
+            expected="the reason of the approval, which is stored with it",
+            fix="give it with --reason TEXT",
+        )
     label = checkpoint.replace("'", "")  # MLflow's queries cannot escape it.
     run = tracking.find_last_run(f"tags.{CHECKPOINT_TAG} = '{label}' and tags.{OUTCOME_TAG} != ''")
     decision = _load(tracking, run) if run else None
@@ -188,7 +193,13 @@ def approve_checkpoint(
             "`codegen artifacts --kind checkpoint`",
         )
     if decision.is_open:
-        return decision
+        reason_note = f": {decision.reason}" if decision.reason else ""
+        raise ConfigError(
+            f"{checkpoint} is {decision.outcome} already, by {decision.decided_by} at "
+            f"{decision.decided_at}{reason_note}",
+            expected="a checkpoint at whose gate a run stopped",
+            fix="run the command of the stopped run again: it trains the next stages",
+        )
     approval = decision.replace(
         outcome="approved", decided_by=decided_by, decided_at=utc_now(), reason=reason
     )

@@ -310,8 +310,8 @@ class Budget(Config):
 
     @model_validator(mode="after")
     def _check_price(self) -> Self:
-        if self.price is not None and self.price_per_hour is None:
-            raise ValueError("price_per_hour, the price of a device per hour, with a price")
+        if (self.price is None) != (self.price_per_hour is None):
+            raise ValueError("price and price_per_hour, the price of a device per hour, together")
         return self
 
 

@@ -132,7 +132,13 @@ def plan(
         stages = [*allowed_zero_stages(layout.tensor_parallel, layout.offload)]
     layouts = [layout.replace(zero_stage=stage) for stage in stages]
     result = make_run_plan(
-        recipe, layouts, device, devices_per_host=gpus_per_host, mfu=mfu, price=price
+        recipe,
+        layouts,
+        device,
+        devices_per_host=gpus_per_host,
+        corpora_tokens={row.corpus: row.tokens.value for row in epochs},
+        mfu=mfu,
+        price=price,
     )
     options = " ".join(
         [

@@ -148,7 +148,7 @@ def require_few_epochs(recipe: Recipe, rows: Sequence[StageEpochs]) -> None:
         raise ConfigError(
             "; ".join(
                 f"stage {row.stage} would read the {describe_tokens(row.tokens)} of the corpus "
-                f"{row.corpus} {row.epochs:,.1f} times"
+                f"{row.corpus} {format_number(row.epochs)} times"
                 for row in excessive
             ),
             expected=f"at most training.max_epochs, {max_epochs:g}, times (epochs)",

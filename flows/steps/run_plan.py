@@ -7,6 +7,8 @@ promotion, start-up of the steps, and benchmarks of your own, whose files are no
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pydantic import computed_field
 
 from components.core.config import Config, ListOrTuple
@@ -77,6 +79,7 @@ def make_run_plan(
     device: Device,
     *,
     devices_per_host: int,
+    corpora_tokens: Mapping[str, int] | None = None,
     mfu: float | None = None,
     price: float | None = None,
 ) -> RunPlan:
@@ -87,6 +90,7 @@ def make_run_plan(
         layouts: layouts to compare.
         device: the type of all devices.
         devices_per_host: devices of a host; those of a single host evaluate.
+        corpora_tokens: training tokens of the corpora that are known.
         mfu: model FLOP/s over the peak of training; None: the device's default.
         price: price per device and hour.
     """
@@ -96,6 +100,7 @@ def make_run_plan(
         layouts,
         device,
         ranks_per_host=devices_per_host,
+        corpora_tokens=corpora_tokens,
         mfu=mfu,
         price=price,
     )

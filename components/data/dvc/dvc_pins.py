@@ -153,8 +153,8 @@ def _fix(file: str, output: Output) -> str:
         update = "dvc update" if output.stage.outs[0].hash_info else "dvc update --no-download"
         return f"restore the files, or run `{update} {file}` if the change is intended"
     return (
-        f"run `dvc checkout {file}` to restore the files, or `dvc add {output}` if the change is "
-        "intended"
+        f"run `dvc checkout --force {file}` to restore the files, or `dvc add {output}` if the "
+        "change is intended"
     )
 
 

@@ -217,8 +217,8 @@ def require_sha256(name: str, content: bytes, sha256: str) -> None:
         raise EvaluationError(
             f"{name} has the SHA-256 {digest}",
             expected=f"the pinned file, {sha256}",
-            fix="delete it if it is a copy, or get the official file: another file is another "
-            "benchmark",
+            fix="correct the path, or get the file with that SHA-256; for a file of your own, set "
+            "benchmarks.NAME.sha256 of the recipe",
         )
 
 

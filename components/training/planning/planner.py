@@ -95,9 +95,10 @@ class DiskPlan(Config):
     registry_bytes: int
     """Copies in MLflow's artifacts: a registered version has all files of its checkpoint."""
     min_corpora_bytes: int
-    """Prepared corpora, if every corpus is as small as `training.max_epochs` allows."""
+    """Prepared corpora, if every corpus of unknown size is as small as `training.max_epochs`
+    allows."""
     max_corpora_bytes: int
-    """Prepared corpora, if no token is read twice."""
+    """Prepared corpora, if no token of a corpus of unknown size is read twice."""
 
     @computed_field  # type: ignore[prop-decorator]  # mypy knows no decorated property
     @property
@@ -135,6 +136,7 @@ def make_plan(
     device: Device,
     *,
     ranks_per_host: int = RANKS_PER_HOST,
+    corpora_tokens: Mapping[str, int] | None = None,
     mfu: float | None = None,
     price: float | None = None,
 ) -> Plan:
@@ -144,6 +146,7 @@ def make_plan(
         training: its trained stages are planned.
         layouts: layouts to compare that differ in their ZeRO stage, the lowest first.
         ranks_per_host: devices of a host.
+        corpora_tokens: training tokens of the corpora that are known.
         mfu: model FLOP/s over the peak; None: the device's default.
         price: price per device and hour.
 
@@ -187,7 +190,7 @@ def make_plan(
         host_memory=host_memory(
             model, layout, best.memory, ranks_per_host, is_cpu=device.name == "cpu"
         ),
-        disk=_plan_disk(model, training, layout),
+        disk=_plan_disk(model, training, layout, corpora_tokens or {}),
     )
 
 
@@ -257,7 +260,12 @@ def _plan_row(
     return PlanRow(layout=layout, memory=memory, fits=memory.total_bytes <= device.usable_bytes)
 
 
-def _plan_disk(model: ModelConfig, training: TrainingConfig, layout: ParallelLayout) -> DiskPlan:
+def _plan_disk(
+    model: ModelConfig,
+    training: TrainingConfig,
+    layout: ParallelLayout,
+    known_tokens: Mapping[str, int],
+) -> DiskPlan:
     num_checkpoints = TrainingExecution().keep_last + _BEST_AND_NEXT_CHECKPOINTS
     results_bytes = _results_bytes(model, training.trained)
     corpora_tokens: dict[str, int] = {}
@@ -265,8 +273,13 @@ def _plan_disk(model: ModelConfig, training: TrainingConfig, layout: ParallelLay
         corpus = training.corpus_of(name)
         tokens = config.steps * config.global_batch_tokens
         corpora_tokens[corpus] = max(tokens, corpora_tokens.get(corpus, 0))
-    corpora_bytes = sum(corpora_tokens.values()) * TOKEN_BYTES
-    min_corpora_bytes = math.ceil(corpora_bytes / (training.max_epochs or 1.0))
+    read_tokens = {
+        name: tokens for name, tokens in corpora_tokens.items() if name not in known_tokens
+    }
+    known_bytes = sum(known_tokens.values()) * TOKEN_BYTES
+    corpora_bytes = sum(read_tokens.values()) * TOKEN_BYTES
+    min_corpora_bytes = known_bytes + math.ceil(corpora_bytes / (training.max_epochs or 1.0))
+    corpora_bytes += known_bytes
     return DiskPlan(
         checkpoints_bytes=num_checkpoints * checkpoint_bytes(model, layout),
         results_bytes=results_bytes,

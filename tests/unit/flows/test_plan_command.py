@@ -62,7 +62,7 @@ def test_a_plan_of_16b_on_64_gpus_has_the_expected_numbers() -> None:
     assert "checkpoints during a stage 897.8 GB" in prose  # 4 * 14 * 16.032
     assert "final checkpoints in the store 192.4 GB" in prose  # 3 * 4 * 16.032
     assert "copies of registered versions 192.4 GB" in prose
-    assert "prepared corpora 545.3 GB to 2,726.3 GB" in prose  # 2 * 1,363.1e9, read 5 times or once
+    assert "prepared corpora 1,091.2 GB" in prose  # 2 * 545.6e9
     assert "gathering the final weights 9.0 GB" in prose  # 8 * 0.5, and a weight file of 5
     assert "--exec training.device=cuda --exec training.precision=bf16" in text
 
@@ -118,6 +118,9 @@ def test_the_json_document_has_the_same_numbers() -> None:
     assert names == ["humaneval", "mtpb multi", "mtpb single", "bits per byte"]
     # 8 languages of three corpora, 256 sequences each
     assert document["evaluations"][-1]["num_tokens"] == 8 * 256 * 2048
+    corpora_bytes = 2 * (354_700_000_000 + 119_200_000_000 + 71_700_000_000)
+    assert training["disk"]["min_corpora_bytes"] == corpora_bytes
+    assert training["disk"]["max_corpora_bytes"] == corpora_bytes
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,15 @@ def test_an_approval_by_hand_opens_the_gate(tracking: Tracking) -> None:
     assert tags["decided_at"] == approval.decided_at
 
 
+def test_an_approval_needs_a_reason_and_happens_once(tracking: Tracking) -> None:
+    stopped = record(tracking, decide(tracking, request(7.0)))
+    with pytest.raises(ConfigError, match="the reason is empty"):
+        approve_checkpoint(tracking, stopped.checkpoint, "grace", " ")
+    approve_checkpoint(tracking, stopped.checkpoint, "grace", "discussed")
+    with pytest.raises(ConfigError, match=r"approved already, by grace at .*: discussed"):
+        approve_checkpoint(tracking, stopped.checkpoint, "ada", "again")
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -131,7 +140,7 @@ def test_an_approval_by_hand_opens_the_gate(tracking: Tracking) -> None:
 )
 def test_an_approval_holds_for_nothing_else(tracking: Tracking, other: StageGateRequest) -> None:
     stopped = record(tracking, decide(tracking, request(7.0)))
-    approve_checkpoint(tracking, stopped.checkpoint, "grace", "")
+    approve_checkpoint(tracking, stopped.checkpoint, "grace", "discussed")
     decision = decide(tracking, other)
     assert decision
     assert decision.outcome == "stopped"
@@ -164,7 +173,8 @@ def test_a_reviewer_is_asked_if_approval_is_manual(tracking: Tracking) -> None:
 
 def test_an_open_gate_needs_no_approval(tracking: Tracking) -> None:
     passed = record(tracking, decide(tracking, request(5.0)))
-    assert approve_checkpoint(tracking, CHECKPOINT.label, "grace", "") == passed
+    with pytest.raises(ConfigError, match="is passed already"):
+        approve_checkpoint(tracking, CHECKPOINT.label, "grace", "discussed")
     assert find_decision(tracking, request(5.0).key) == passed
 
 
@@ -172,7 +182,7 @@ def test_an_open_gate_needs_no_approval(tracking: Tracking) -> None:
 def test_an_unknown_checkpoint_cannot_be_approved(tracking: Tracking, label: str) -> None:
     record(tracking, decide(tracking, request(7.0)))
     with pytest.raises(ConfigError, match="no run has evaluated a stage gate"):
-        approve_checkpoint(tracking, label, "grace", "")
+        approve_checkpoint(tracking, label, "grace", "discussed")
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,6 @@ USAGE = Usage(elapsed_s=7_200.0, device_s=28_800.0)
     ("budget", "num_devices", "expected_s"),
     [
         (Budget(), 4, math.inf),
-        (Budget(price_per_hour=2.0), 4, math.inf),
         (Budget(hours=3.0), 4, 3_600.0),
         # 20 / 2.5 = 8 device-hours are spent; another 8 last two hours on four devices, one on 8.
         (Budget(price=40.0, price_per_hour=2.5), 4, 7_200.0),
@@ -36,7 +35,7 @@ USAGE = Usage(elapsed_s=7_200.0, device_s=28_800.0)
         (Budget(hours=2.5, price=40.0, price_per_hour=2.5), 4, 1_800.0),
         (Budget(hours=1.0), 4, -3_600.0),
     ],
-    ids=["none", "no limit", "hours", "price", "other devices", "the lower", "exceeded"],
+    ids=["none", "hours", "price", "other devices", "the lower", "exceeded"],
 )
 def test_the_time_left_is_that_of_the_first_limit(
     budget: Budget, num_devices: int, expected_s: float
@@ -100,7 +99,13 @@ def test_a_forecast_within_the_budget_is_no_warning() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{"hours": 0.0}, {"price": 10.0}, {"price": -1.0, "price_per_hour": 1.0}]
+    "values",
+    [
+        {"hours": 0.0},
+        {"price": 10.0},
+        {"price_per_hour": 2.0},
+        {"price": -1.0, "price_per_hour": 1.0},
+    ],
 )
 def test_an_invalid_budget_is_refused(values: dict[str, float]) -> None:
     with pytest.raises(ConfigError, match="budget"):

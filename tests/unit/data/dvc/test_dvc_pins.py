@@ -90,7 +90,7 @@ def test_a_change_of_pinned_files_is_an_error_that_names_them(project: Path) -> 
     assert caught.value.got.startswith(f"{python} has the checksum ")
     assert caught.value.got.endswith("; changed: b.jsonl, c.jsonl")
     assert caught.value.expected == f"{pinned}, which corpora/python.dvc pins"
-    assert "dvc checkout corpora/python.dvc" in caught.value.fix
+    assert "dvc checkout --force corpora/python.dvc" in caught.value.fix
     artifact(project, f"{project}/corpora/go.jsonl")
     with Repo(str(project)) as repo:
         repo.add([str(python)])

@@ -347,6 +347,8 @@ def _broken_rule(subject: str, rule: str, values: Mapping[str, Any]) -> ConfigEr
     """Return the error of a rule over several fields, with the values of the fields that the rule
     names."""
     names = [name for name in values if re.search(rf"\b{name}\b", rule)] or list(values)
+    if not names:
+        return ConfigError(f"{subject} has no fields", expected=rule, fix="set such a field")
     got = ", ".join(f"{name} {quote_value(values[name])}" for name in names)
     return ConfigError(f"{subject} has {got}", expected=rule, fix=f"change {' or '.join(names)}")
 

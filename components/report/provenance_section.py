@@ -225,10 +225,12 @@ def _artifact_table(results: RunResults) -> Table:
 
 def _artifact_row(artifact: Artifact) -> tuple[Value, ...]:
     inputs = [f"{parent.role} {short_digest(parent.digest)}" for parent in artifact.parents]
+    # Files of declared sources stay where they are; their manifest is the artifact.
+    origin = "pinned archives" if artifact.files else "declared sources"
     return (
         Cell(artifact.label, title=artifact.address, code=True),
         digest_cell(artifact.digest),
-        Cell(" \u00b7 ".join(inputs) or "pinned archives", tone="quiet", code=bool(inputs)),
-        len(artifact.files),
-        size(sum(file.size_bytes for file in artifact.files)),
+        Cell(" \u00b7 ".join(inputs) or origin, tone="quiet", code=bool(inputs)),
+        len(artifact.files) or None,
+        size(sum(file.size_bytes for file in artifact.files)) if artifact.files else None,
     )

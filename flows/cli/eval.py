@@ -168,12 +168,15 @@ def _is_score(metric: str) -> bool:
 @command()
 def fetch(recipe: Recipe, execution: Execution, as_json: bool) -> None:
     """Download the files of a recipe's benchmarks that are missing; verify all by SHA-256."""
+    from flows.runtime.health_checks import check_benchmarks
+
     required = {
         name: config.required()
         for name, config in recipe.benchmarks.items()
         if config.search or config.evaluate
     }
     files = execution.find_benchmarks(required)
+    check_benchmarks(recipe, execution)
     if as_json:
         print_json({name: str(path) for name, path in files.paths.items()})
         return

@@ -82,7 +82,8 @@ def test_the_scores_of_samples_fit_the_terminal(
 def test_fetch_verifies_the_files_of_the_recipe(tmp_path: Path) -> None:
     variables = environment_without_settings() | {"https_proxy": "http://127.0.0.1:9"}
     own = tmp_path / "own.jsonl"
-    own.write_text("{}\n")
+    record = {"task_id": 1, "text": "Return one.", "test_list": ["assert one() == 1"]}
+    own.write_text(json.dumps(record))
     digest = hashlib.sha256(own.read_bytes()).hexdigest()
 
     def fetch(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -102,3 +103,5 @@ def test_fetch_verifies_the_files_of_the_recipe(tmp_path: Path) -> None:
     assert "mtpb" not in files
     own.write_text("{ }\n")
     assert f"expected: the pinned file, {digest}" in fetch(*without_mtpb).stderr
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    assert "own.jsonl:1 has the fields" in fetch(*without_mtpb).stderr

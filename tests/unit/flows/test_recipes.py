@@ -320,6 +320,7 @@ def test_a_recipe_has_stages_corpora_and_languages_of_its_own() -> None:
         ({"data.corpora.rust": {"languages": ["Rust"]}}, "sources for corpora.rust"),
         ({"data.corpora.Rust": {"languages": ["Rust"]}}, "not 'Rust'"),
         ({"data.corpora.checkpoint": {"languages": ["Rust"]}}, "not 'checkpoint'"),
+        ({"stage_gates.nl": {}}, "stage_gates.nl has no fields"),
         ({"data.corpora.multi.languages": ["C", "Rust"]}, "language_prefix for Rust"),
         ({"data.corpora.mono.languages": []}, "at least 1 item"),
         (

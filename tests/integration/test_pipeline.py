@@ -174,13 +174,13 @@ def test_the_dataset_card_is_in_the_workspace_and_in_mlflow(
 
 
 def test_the_champion_loads_with_mlflow_and_with_transformers(
-    finished: tuple[Project, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: tuple[Project, str], tmp_path: Path
 ) -> None:
     project, _ = finished
     champion = "models:/codegen-tiny-mono@champion"
     mlflow_folder = project.folder / "var/mlflow"
     uri = f"sqlite:///{mlflow_folder}/mlflow.db"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    mlflow.set_tracking_uri(uri)  # A flow that another test ran in this process sets it, too.
     pipe = mlflow.transformers.load_model(champion)
     folder = download(Tracking(uri, mlflow_folder / "artifacts"), champion, tmp_path / "pulled")
     model = AutoModelForCausalLM.from_pretrained(folder)

@@ -64,6 +64,7 @@ def published(execution: Execution) -> list[str]:
     return [artifact.kind for artifact in store.list_artifacts()]
 
 
+@pytest.mark.process_heavy
 def test_a_pinned_corpus_is_prepared_without_a_preset(execution: Execution) -> None:
     recipe = mono(execution)
     data = prepare(recipe, execution)

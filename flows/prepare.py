@@ -65,13 +65,13 @@ def prepare(
         benchmark_texts = load_benchmarks(context)
         raw = pull_raw_corpora(context)
         context.run.log_inputs((raw[corpus] for corpus in recipe.corpora), context="raw")
-        check_expected_epochs(context, stages)
+        expected_epochs = check_expected_epochs(context, stages)
         raw_validation = validate_raw_corpora(context, raw, suites)
         tokenizer = build_tokenizer_step(context, raw["vocabulary"])
         if init_checkpoint:
             check_same_tokenizer(context, init_checkpoint, tokenizer)
         existing = find_prepared(recipe, raw, tokenizer, context.store)
-        check_sampled_epochs(context, stages, existing)
+        check_sampled_epochs(context, expected_epochs, existing)
         prepared: dict[str, Artifact] = {}
         for corpus in recipe.corpora:
             prepared[corpus] = prepare_corpus_step(

@@ -54,13 +54,6 @@ class PrunePlan(NamedTuple):
     kept_artifacts: tuple[Artifact, ...]
     leftovers: tuple[Leftover, ...]
 
-    @property
-    def size_bytes(self) -> int:
-        """Bytes of the removed artifacts and leftovers."""
-        return sum(map(artifact_size, self.removed_artifacts)) + sum(
-            leftover.size_bytes for leftover in self.leftovers
-        )
-
 
 def artifact_size(artifact: Artifact) -> int:
     """Bytes of the files of an artifact."""
@@ -217,14 +210,12 @@ def finish_remote_removals(store: Store) -> None:
 def remove_leftover(store: Store, leftover: Leftover) -> bool:
     """Delete a folder that is no published artifact; returns False if it is in use."""
     build = str(store.scratch / _BUILDS / leftover.path.parent.name / leftover.path.name)
-    is_snapshot = build.endswith(SNAPSHOT_SUFFIX)
-    lock = Path(
-        build.removesuffix(SNAPSHOT_SUFFIX) + FOLLOWER_LOCK_SUFFIX
-        if is_snapshot
-        else f"{build}.lock"
-    )
+    if build.endswith(SNAPSHOT_SUFFIX):
+        lock = build.removesuffix(SNAPSHOT_SUFFIX) + FOLLOWER_LOCK_SUFFIX
+    else:
+        lock = f"{build}.lock"
     try:
-        with exclusive_lock(lock, f"removing {leftover.path}", timeout_s=0):
+        with exclusive_lock(Path(lock), f"removing {leftover.path}", timeout_s=0):
             shutil.rmtree(leftover.path, ignore_errors=True)
             Path(f"{leftover.path}.attempts.jsonl").unlink(missing_ok=True)
     except TimeoutError:

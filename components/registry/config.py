@@ -48,6 +48,11 @@ class Requirement(Config):
         return f"{'at most' if self.better == 'lower' else 'at least'} {self.threshold:g}"
 
 
+def benchmark_of(metric: str) -> str:
+    """Return the part of a metric's name before the first slash."""
+    return metric.split("/")[0]
+
+
 def default_requirements(corpus: str, languages: Sequence[str]) -> tuple[Requirement, ...]:
     """The requirements for a stage that the recipe gives none: better than the uniform distribution
     and not worse than the champion, on the languages of the corpus that it was trained on."""
@@ -91,6 +96,11 @@ class StageGateConfig(Config):
     sees which requirements are met."""
     approval_timeout_s: int = Field(default=86_400, ge=1)
     """Maximum time to wait for the reviewer; then the run stops. Assumption: a day."""
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metrics of all requirements."""
+        return tuple(metric for item in self.requirements for metric in item.metrics)
 
     @model_validator(mode="after")
     def _check_requirements(self) -> Self:

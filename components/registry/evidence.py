@@ -18,6 +18,7 @@ from pydantic import Field, JsonValue
 
 from components.core.confidence_interval import bootstrap_interval
 from components.core.config import Config, ListOrTuple
+from components.registry.config import benchmark_of
 
 CONFIDENCE_LEVEL = 0.95
 """Of the intervals of `compare_metrics`; a gate configures its own."""
@@ -70,11 +71,6 @@ class GainInterval(NamedTuple):
     low: float
     high: float
     num_problems: int
-
-
-def benchmark_of(metric: str) -> str:
-    """Return the part of a metric's name before the first slash."""
-    return metric.split("/")[0]
 
 
 def compare_metrics(first: Evidence, second: Evidence) -> list[MetricDifference]:

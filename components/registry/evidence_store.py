@@ -7,10 +7,13 @@ run can be deleted (`mlflow gc`); a tag exists as long as the version.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypeVar
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
 
+from components.core.config import Config
+from components.core.errors import ConfigError, TrackingError
 from components.core.files import read_json
 from components.registry.client.connection import none_if_deleted, wrap_mlflow_errors
 from components.registry.evidence import Evidence
@@ -22,6 +25,8 @@ _EVIDENCE_TAG = "evidence"
 _RUN_TAG = "evidence_run"
 """Tag of a version: the run with the full evidence."""
 _LONG_FIELDS = {"by_problem", "settings"}
+
+Record = TypeVar("Record", bound=Config)
 
 
 def evidence_of(version: ModelVersion | None) -> Evidence | None:
@@ -56,6 +61,36 @@ def download_run_file(tracking: Tracking, run_id: str, name: str) -> Path | None
             run_id=run_id, artifact_path=name, tracking_uri=tracking.uri
         )
     return Path(path)
+
+
+def load_record(
+    tracking: Tracking,
+    run_id: str,
+    name: str,
+    record_type: type[Record],
+    *,
+    expected: str,
+    fix: str,
+) -> Record | None:
+    """Return the record in a JSON file of a run; None if the file or the run has been deleted.
+
+    Args:
+        name: of the file.
+        record_type: the class of the record.
+        expected, fix: for the error.
+
+    Raises:
+        TrackingError: the file is not such a record.
+    """
+    path = download_run_file(tracking, run_id, name)
+    if path is None:
+        return None
+    try:
+        return record_type.parse(read_json(path))
+    except ConfigError as error:
+        raise TrackingError(
+            f"{name} of the run {run_id} cannot be read: {error.got}", expected=expected, fix=fix
+        ) from error
 
 
 def save_evidence(run: TrackedRun, name: str, version: int, evidence: Evidence) -> None:

@@ -17,10 +17,9 @@ from components.core.artifact import Artifact
 from components.core.config import Config, ListOrTuple
 from components.core.errors import ConfigError
 from components.registry.client.naming import numbers
-from components.registry.config import GateConfig, Requirement
+from components.registry.config import GateConfig, Requirement, benchmark_of
 from components.registry.evidence import (
     Evidence,
-    benchmark_of,
     interval_of_difference,
     pairing_error,
     protocol_differences,

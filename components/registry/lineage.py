@@ -17,6 +17,7 @@ from pathlib import PurePosixPath
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModel, LoggedModelStatus
 
 from components.core.artifact import Artifact
+from components.registry.client.connection import list_experiment_ids
 from components.registry.client.retry import RetryingMlflowClient
 
 CORPUS_KINDS = ("raw-corpus", "prepared-corpus")
@@ -25,7 +26,6 @@ MAX_DIGEST_CHARACTERS = 36
 
 _MODEL_TYPE = "causal-language-model"
 _MAX_MODEL_PARAMS = 100
-_MAX_RESULTS = 1000
 _SIZE_UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "K"))
 
 
@@ -116,8 +116,7 @@ def dataset_key(corpus: Artifact) -> tuple[str, str]:
 
 def find_logged_model(client: RetryingMlflowClient, digest: str) -> LoggedModel | None:
     """Return the oldest logged model with a checkpoint's digest, in any experiment."""
-    experiments = client.search_experiments(max_results=_MAX_RESULTS)
-    experiment_ids = [experiment.experiment_id for experiment in experiments]
+    experiment_ids = list_experiment_ids(client)
     models = client.search_logged_models(experiment_ids, f"tags.checkpoint_digest = '{digest}'")
     usable = [model for model in models if model.status != LoggedModelStatus.FAILED]
     return min(usable, key=lambda model: int(model.creation_timestamp), default=None)

@@ -23,12 +23,10 @@ from mlflow.entities import LifecycleStage
 from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config
-from components.core.errors import ConfigError, TrackingError
-from components.core.files import read_json
 from components.registry.client.connection import none_if_deleted, wrap_mlflow_errors
 from components.registry.config import GateConfig
 from components.registry.evidence import Evidence
-from components.registry.evidence_store import download_run_file, load_full_evidence, save_evidence
+from components.registry.evidence_store import load_full_evidence, load_record, save_evidence
 from components.registry.gate import (
     GATE_VERSION,
     TIMED_OUT,
@@ -168,17 +166,14 @@ def load_promotion(tracking: Tracking, run_id: str) -> Promotion | None:
     Raises:
         TrackingError: the file is not a record of this version of the platform.
     """
-    path = download_run_file(tracking, run_id, RECORD_FILE)
-    if path is None:
-        return None
-    try:
-        return Promotion.parse(read_json(path))
-    except ConfigError as error:
-        raise TrackingError(
-            f"{RECORD_FILE} of the run {run_id} cannot be read: {error.got}",
-            expected="a decision recorded by this version of codegen (0.1 wrote other records)",
-            fix="use an empty tracking database (--exec tracking_uri=URI) or another workspace",
-        ) from error
+    return load_record(
+        tracking,
+        run_id,
+        RECORD_FILE,
+        Promotion,
+        expected="a decision recorded by this version of codegen (0.1 wrote other records)",
+        fix="use an empty tracking database (--exec tracking_uri=URI) or another workspace",
+    )
 
 
 def rollback_note(request: PromotionRequest, tracking: Tracking) -> str:

@@ -14,7 +14,11 @@ from mlflow.entities import LoggedModel, Run, ViewType
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
 from components.core.prune import label_group
-from components.registry.client.connection import wrap_mlflow_errors
+from components.registry.client.connection import (
+    list_experiment_ids,
+    read_pages,
+    wrap_mlflow_errors,
+)
 from components.registry.flavor import CHECKPOINT_FOLDER
 from components.registry.promotion import CHAMPION, derive_aliases, version_at
 from components.registry.queries import list_versions
@@ -83,23 +87,18 @@ def stopped_checkpoints(tracking: Tracking) -> set[str]:
 def _search_runs(tracking: Tracking, query: str, view_type: int) -> Iterator[Run]:
     """Yield the runs that match a query; `view_type` says whether deleted runs count."""
     with wrap_mlflow_errors("reading the recorded artifacts"):
-        experiments = tracking.client.search_experiments(
-            max_results=_MAX_RESULTS, view_type=view_type
-        )
-        ids = [experiment.experiment_id for experiment in experiments]
-        token = None
-        while ids:
-            page = tracking.client.search_runs(
+        ids = list_experiment_ids(tracking.client, view_type)
+        if not ids:
+            return
+        yield from read_pages(
+            lambda token: tracking.client.search_runs(
                 ids,
                 query,
                 run_view_type=view_type,
                 max_results=_MAX_RESULTS,
                 page_token=token,
             )
-            yield from page
-            token = page.token
-            if not token:
-                return
+        )
 
 
 def digests_with_alias(tracking: Tracking) -> set[str]:
@@ -124,15 +123,11 @@ def find_model_copies(tracking: Tracking, digests: Collection[str]) -> list[Mode
 
 def _logged_models(tracking: Tracking) -> Iterator[LoggedModel]:
     with wrap_mlflow_errors("listing the logged models"):
-        experiments = tracking.client.search_experiments(max_results=_MAX_RESULTS)
-        ids = [experiment.experiment_id for experiment in experiments]
-        token = None
-        while ids:
-            page = tracking.client.search_logged_models(ids, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+        ids = list_experiment_ids(tracking.client)
+        if ids:
+            yield from read_pages(
+                lambda token: tracking.client.search_logged_models(ids, page_token=token)
+            )
 
 
 def remove_model_copy(tracking: Tracking, copy: ModelCopy) -> bool:

@@ -15,7 +15,12 @@ from mlflow.entities.model_registry import ModelVersion
 
 from components.core.config import Config, ListOrTuple
 from components.core.errors import TrackingError
-from components.registry.client.connection import none_if_deleted, wrap_mlflow_errors
+from components.registry.client.connection import (
+    list_experiment_ids,
+    none_if_deleted,
+    read_pages,
+    wrap_mlflow_errors,
+)
 from components.registry.evidence import Evidence, MetricDifference, compare_metrics
 from components.registry.evidence_store import evidence_of, load_full_evidence
 from components.registry.gate import Check, Decision
@@ -224,11 +229,11 @@ def _version_info(version: ModelVersion, aliases: Mapping[str, int]) -> ModelVer
 def _deciding_runs(tracking: Tracking) -> Iterator[Run]:
     """Yield the runs that decided by start time; several decisions can have the same second."""
     client = tracking.client
-    experiments = client.search_experiments(max_results=_MAX_RESULTS, view_type=ViewType.ALL)
-    experiment_ids = [experiment.experiment_id for experiment in experiments]
-    token = None
-    while experiment_ids:
-        page = client.search_runs(
+    experiment_ids = list_experiment_ids(client, ViewType.ALL)
+    if not experiment_ids:
+        return
+    yield from read_pages(
+        lambda token: client.search_runs(
             experiment_ids,
             f"tags.{DECISION_TAG} LIKE '%'",
             run_view_type=ViewType.ALL,
@@ -236,10 +241,7 @@ def _deciding_runs(tracking: Tracking) -> Iterator[Run]:
             order_by=["attributes.start_time ASC"],
             page_token=token,
         )
-        yield from page
-        token = page.token
-        if not token:
-            return
+    )
 
 
 def _load_record(

@@ -14,12 +14,10 @@ from mlflow.entities import Run
 
 from components.core.artifact import Artifact
 from components.core.config import Config, ListOrTuple
-from components.core.errors import ConfigError, TrackingError
-from components.core.files import read_json
+from components.core.errors import ConfigError
 from components.core.fingerprint import fingerprint
-from components.registry.config import StageGateConfig
-from components.registry.evidence import benchmark_of
-from components.registry.evidence_store import download_run_file
+from components.registry.config import StageGateConfig, benchmark_of
+from components.registry.evidence_store import load_record
 from components.registry.gate import Check, check_threshold, metrics_of
 from components.registry.promotion import utc_now
 from components.registry.tracking import TrackedRun, Tracking
@@ -81,7 +79,7 @@ class StageGateRequest(NamedTuple):
     def key(self) -> str:
         """The fingerprint of the checkpoint, the evaluations that count, and the requirements."""
         requirements = self.gate.requirements
-        benchmarks = {benchmark_of(metric) for item in requirements for metric in item.metrics}
+        benchmarks = set(map(benchmark_of, self.gate.metrics))
         return fingerprint(
             {
                 "version": STAGE_GATE_VERSION,
@@ -210,14 +208,11 @@ def approve_checkpoint(
 
 
 def _load(tracking: Tracking, run: Run) -> StageDecision | None:
-    path = download_run_file(tracking, run.info.run_id, RECORD_FILE)
-    if path is None:
-        return None
-    try:
-        return StageDecision.parse(read_json(path))
-    except ConfigError as error:
-        raise TrackingError(
-            f"{RECORD_FILE} of the run {run.info.run_id} cannot be read: {error.got}",
-            expected="a decision recorded by this version of codegen",
-            fix="delete that run in MLflow; the next run decides again",
-        ) from error
+    return load_record(
+        tracking,
+        run.info.run_id,
+        RECORD_FILE,
+        StageDecision,
+        expected="a decision recorded by this version of codegen",
+        fix="delete that run in MLflow; the next run decides again",
+    )

@@ -39,6 +39,7 @@ from components.registry.client.connection import (
     absolute_uri,
     connect,
     is_healthy,
+    list_experiment_ids,
     wrap_mlflow_errors,
 )
 from components.registry.client.naming import flatten, numbers, with_mlflow_names
@@ -58,8 +59,6 @@ logger = logging.getLogger(__name__)
 _EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 """MLflow then shows the runs and models of an experiment instead of traces of agents."""
 
-_MAX_EXPERIMENTS = 1000
-"""Of a search; more than a server has (assumption)."""
 _INHERITED_TAGS = ("family",)
 """Tags that a child run copies from its parent."""
 
@@ -370,8 +369,7 @@ class Tracking:
     def find_last_run(self, query: str) -> Run | None:
         """Return the newest run of all experiments that matches a query, if any."""
         with wrap_mlflow_errors("searching for a run"):
-            experiments = self.client.search_experiments(max_results=_MAX_EXPERIMENTS)
-            experiment_ids = [experiment.experiment_id for experiment in experiments]
+            experiment_ids = list_experiment_ids(self.client)
             order = ["attributes.start_time DESC"]
             runs = self.client.search_runs(experiment_ids, query, order_by=order, max_results=1)
         return runs[0] if runs else None

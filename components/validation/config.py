@@ -9,13 +9,13 @@ The location of the suites is here too, but it is not part of the recipe hash; t
 
 from __future__ import annotations
 
-import difflib
 from typing import Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
 from components.core.config import Config
 from components.core.errors import ConfigError
+from components.core.text import suggest_name
 
 _NO_LIMITS = ("suites", "drift", "corpora")
 """Fields that are no limits of a corpus."""
@@ -120,9 +120,8 @@ class ValidationConfig(Config):
 
 
 def _unknown_limit(corpus: str, name: str, limits: list[str]) -> ConfigError:
-    closest = difflib.get_close_matches(name, limits, n=1)
     return ConfigError(
         f"validation.corpora.{corpus} has no limit {name!r}",
         expected=f"one of {', '.join(limits)}",
-        fix=f"did you mean {closest[0]!r}?" if closest else "choose one of these names",
+        fix=suggest_name(name, limits) or "choose one of these names",
     )

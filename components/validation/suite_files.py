@@ -10,9 +10,8 @@ suites can be checked before there is data. A test compares the two.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from pydantic import JsonValue
 
 from components.core.errors import ConfigError
 from components.core.files import write_atomic
+from components.core.text import suggest_name
 from components.data.config import MaxDroppedShare
 from components.validation.config import ValidationConfig
 from components.validation.document_checks import PREPARED_DEFECTS
@@ -185,10 +185,11 @@ def _require_complete(folder: Path) -> None:
     names = {path.name for path in folder.glob("*.json")}
     if unknown := sorted(names - set(required)):
         suggestion = suggest_name(unknown[0], required)
+        advice = f"rename {folder / unknown[0]}, or remove it from the folder"
         raise ConfigError(
             f"{unknown[0]} in {folder} is not a suite",
             expected=f"{', '.join(required)}, and no other .json",
-            fix=f"{suggestion}rename {folder / unknown[0]}, or remove it from the folder",
+            fix=f"{suggestion} {advice}".strip(),
         )
     if missing := [name for name in required if name not in names]:
         raise ConfigError(
@@ -210,12 +211,5 @@ def invalid_suite(
     path: Path, problem: str, expected: str = _VALID_SUITE, hint: str = ""
 ) -> ConfigError:
     """Return the error for a suite file; `hint` precedes the advice to fix it."""
-    return ConfigError(
-        f"the suite {path.name} {problem}", expected=expected, fix=f"{hint}correct {path}"
-    )
-
-
-def suggest_name(name: object, known_names: Collection[str]) -> str:
-    """Return the closest known name as a question, or an empty string if none is close."""
-    matches = difflib.get_close_matches(str(name), known_names, n=1)
-    return f"did you mean {matches[0]!r}? " if matches else ""
+    fix = f"{hint} correct {path}".strip()
+    return ConfigError(f"the suite {path.name} {problem}", expected=expected, fix=fix)

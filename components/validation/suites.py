@@ -25,6 +25,7 @@ from great_expectations.expectations.registry import list_registered_expectation
 from pydantic import JsonValue
 
 from components.core.files import parse_json
+from components.core.text import suggest_name
 from components.validation.config import ValidationConfig
 from components.validation.suite_files import (
     EXAMPLE_PARAMETERS,
@@ -33,7 +34,6 @@ from components.validation.suite_files import (
     Suites,
     invalid_suite,
     read_suite_files,
-    suggest_name,
 )
 
 CODE_VERSION = 5

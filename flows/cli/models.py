@@ -98,7 +98,7 @@ def show(version: Version, execution: Execution, as_json: bool) -> None:
 def compare(left: Version, right: Version, execution: Execution, as_json: bool) -> None:
     """Compare the metrics of two versions; metrics of different protocols have no difference."""
     tracking = execution.open_tracking()
-    from components.registry.evidence import benchmark_of
+    from components.registry.config import benchmark_of
     from components.registry.queries import compare as compare_versions
 
     metrics = compare_versions(tracking, left, right)

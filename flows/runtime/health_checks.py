@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 from components.core.errors import ConfigError, TrackingError
 from components.core.network import health_error, redact_credentials
 from components.core.sqlite import sqlite_path
+from components.registry.config import benchmark_of
 from flows.settings.execution import Execution
 from flows.settings.recipes import Recipe
 
@@ -71,16 +72,15 @@ def check_benchmarks(recipe: Recipe, execution: Execution) -> None:
     searched, evaluated = recipe.searched_benchmarks(), recipe.evaluated_benchmarks
     files = execution.find_benchmarks({**searched, **evaluated})
     for stage, gate in recipe.stage_gates.items():
-        for requirement in gate.requirements:
-            for metric in requirement.metrics:
-                benchmark = metric.split("/")[0]
-                if reason := files.skipped.get(benchmark):
-                    raise ConfigError(
-                        f"stage_gates.{stage} requires {metric}, and the optional benchmark "
-                        f"{benchmark} is skipped: {reason}",
-                        expected=f"the file of {benchmark}",
-                        fix="provide the file, or remove the requirement",
-                    )
+        for metric in gate.metrics:
+            benchmark = benchmark_of(metric)
+            if reason := files.skipped.get(benchmark):
+                raise ConfigError(
+                    f"stage_gates.{stage} requires {metric}, and the optional benchmark "
+                    f"{benchmark} is skipped: {reason}",
+                    expected=f"the file of {benchmark}",
+                    fix="provide the file, or remove the requirement",
+                )
     for name, path in files.paths.items():
         if name in searched:
             read_search_texts(path)

@@ -29,7 +29,12 @@ from components.evaluation.config import (
     paper_benchmarks,
 )
 from components.model.config import ModelConfig
-from components.registry.config import GateConfig, StageGateConfig, default_requirements
+from components.registry.config import (
+    GateConfig,
+    StageGateConfig,
+    benchmark_of,
+    default_requirements,
+)
 from components.tokenizer.config import TokenizerConfig
 from components.training.config import StageConfig, TrainingConfig
 from components.validation.config import ValidationConfig
@@ -260,9 +265,8 @@ class Recipe(Config):
                     fix=f"set promotion.requirements.{name} for the decision about a champion, or "
                     "correct the name",
                 )
-            for requirement in gate.requirements:
-                for metric in requirement.metrics:
-                    self._check_gate_metric(name, metric)
+            for metric in gate.metrics:
+                self._check_gate_metric(name, metric)
 
     def _check_gate_metric(self, stage: str, metric: str) -> None:
         """Check the name of a metric that a stage gate requires, before the stage is trained."""
@@ -273,22 +277,23 @@ class Recipe(Config):
                 for language in self.data.corpora[corpus].languages
             ]
             + ["bits_per_byte/humaneval/canonical"],
-            "humaneval": [
+            # Names of the metrics of other benchmarks are not known here.
+            **{name: [metric] for name in self.evaluated_benchmarks},
+        }
+        if "humaneval" in names:
+            names["humaneval"] = [
                 f"humaneval/pass@{k}"
                 for k in self.evaluation.humaneval.k
                 if k <= self.evaluation.humaneval.num_samples
-            ],
-        }
-        benchmark = metric.split("/")[0]
-        measured = ["bits_per_byte", *self.evaluated_benchmarks]
-        if benchmark in measured and metric in names.get(benchmark, [metric]):
+            ]
+        expected = names.get(benchmark_of(metric))
+        if expected and metric in expected:
             return
-        expected = names.get(benchmark, []) if benchmark in measured else []
         raise ConfigError(
             f"stage_gates.{stage} requires {metric!r}, which this recipe does not measure",
             expected=f"one of {', '.join(expected)}"
             if expected
-            else f"a metric of {', '.join(measured)}",
+            else f"a metric of {', '.join(names)}",
             fix="correct the name, or change data, benchmarks and evaluation of the recipe",
         )
 

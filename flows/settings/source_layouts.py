@@ -6,12 +6,12 @@ that `--set` can change, and a later change of a layout changes no existing reci
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from typing import NamedTuple
 
 from components.core.errors import ConfigError
 from components.core.network import require_public_uri
+from components.core.text import suggest_name
 from components.data.sources.config import Source
 from components.data.sources.layouts import LAYOUTS
 from flows.settings.recipes import Recipe
@@ -22,7 +22,6 @@ SYNTAX = "LAYOUT[@CORPUS]=URI"
 class _Assignment(NamedTuple):
     """A value of `--sources`."""
 
-    text: str
     layout: str
     corpus: str
     uri: str
@@ -68,13 +67,11 @@ def _parse(text: str) -> _Assignment:
     target, separator, uri = text.partition("=")
     layout, _, corpus = target.partition("@")
     if layout not in LAYOUTS:
-        closest = difflib.get_close_matches(layout, LAYOUTS, n=1)
         raise ConfigError(
             f"--sources {text}: there is no layout {layout!r}",
             expected=f"{SYNTAX} with one of {', '.join(LAYOUTS)}",
-            fix=f"did you mean {closest[0]!r}?"
-            if closest
-            else "choose one of these names, or set the sources of another layout with "
+            fix=suggest_name(layout, LAYOUTS)
+            or "choose one of these names, or set the sources of another layout with "
             "--set data.corpora.CORPUS.sources=...",
         )
     if not (separator and uri):
@@ -83,4 +80,4 @@ def _parse(text: str) -> _Assignment:
             expected=f"{SYNTAX}, where URI is a folder, a file or a glob",
             fix=f"write --sources {target}=URI, e.g. --sources {target}=/data/{layout}",
         )
-    return _Assignment(text, layout, corpus or LAYOUTS[layout].corpus, uri)
+    return _Assignment(layout, corpus or LAYOUTS[layout].corpus, uri)

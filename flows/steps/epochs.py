@@ -181,12 +181,15 @@ def _origin_name(origin: Origin) -> str:
     return "a sample" if origin == "sample" else origin
 
 
-def check_expected_epochs(context: FlowContext, stages: Sequence[str] | None) -> None:
+def check_expected_epochs(context: FlowContext, stages: Sequence[str] | None) -> list[StageEpochs]:
     """Print the epochs of a recipe according to the sizes of files, and check those of stages.
 
     Args:
         context: the flow that prepares the corpora.
         stages: the stages that will be trained. None: nothing is trained, so nothing is refused.
+
+    Returns:
+        The epochs of the stages that will be trained.
 
     Raises:
         ConfigError: a stage would read its corpus too often.
@@ -201,26 +204,31 @@ def check_expected_epochs(context: FlowContext, stages: Sequence[str] | None) ->
     rows = stage_epochs(recipe, printed_stages, tokens)
     if rows:
         context.console.print(f"  {format_epochs(rows)}", soft_wrap=True, markup=False)
-    if stages is not None:
-        require_few_epochs(recipe, rows)
+    if stages is None:
+        return []
+    require_few_epochs(recipe, rows)
+    return rows
 
 
 def check_sampled_epochs(
-    context: FlowContext, stages: Sequence[str] | None, prepared: Mapping[str, Artifact]
+    context: FlowContext, expected: Sequence[StageEpochs], prepared: Mapping[str, Artifact]
 ) -> None:
     """Check the epochs of stages whose corpora are not prepared yet, if the sizes of their files
     leave a doubt.
+
+    Args:
+        context: the flow that prepares the corpora.
+        expected: the epochs according to the sizes of files.
+        prepared: the corpora that are prepared, by name.
 
     Raises:
         ConfigError: a stage would read its corpus too often.
         DataError: a source cannot be read.
     """
-    recipe, execution = context.recipe, context.execution
-    corpus_of = recipe.training.corpus_of
-    unknown = [stage for stage in stages or () if corpus_of(stage) not in prepared]
-    rows = stage_epochs(recipe, unknown, tokens_from_sizes(recipe, execution, unknown))
-    if sampled := tokens_from_samples(recipe, execution, rows):
-        rows = stage_epochs(recipe, unknown, sampled)
+    recipe = context.recipe
+    unknown = [row for row in expected if row.corpus not in prepared]
+    if sampled := tokens_from_samples(recipe, context.execution, unknown):
+        rows = stage_epochs(recipe, [row.stage for row in unknown], sampled)
         context.console.print(f"  {format_epochs(rows)}", soft_wrap=True, markup=False)
         require_few_epochs(recipe, rows)
 

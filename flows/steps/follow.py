@@ -178,13 +178,13 @@ def scores_during_training(
         by_stage[stage] = {}
         scored, other = set(), set()
         protocol = finished.statistics.get("protocol")
+        expected = {parent.role: parent.digest for parent in finished.parents}
         for evaluation in context.store.list_artifacts(f"evaluation/{training.name}-step-*"):
             inputs = {parent.role: parent.digest for parent in evaluation.parents}
-            step = steps.get(inputs.get("checkpoint", ""))
-            expected = {parent.role: parent.digest for parent in finished.parents}
-            expected["checkpoint"] = inputs.get("checkpoint", "")
-            if step is None or inputs != expected:
+            checkpoint = inputs.get("checkpoint", "")
+            if checkpoint not in steps or inputs != {**expected, "checkpoint": checkpoint}:
                 continue
+            step = steps[checkpoint]
             if evaluation.statistics.get("protocol") == protocol:
                 by_stage[stage][_num_tokens(training, step)] = evaluation
                 scored.add(step)

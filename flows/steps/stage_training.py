@@ -198,19 +198,17 @@ class RestartPolicy:
         except Exception as error:
             if not is_restartable(error):
                 raise
-            raise self._judge(cast(CodegenError, error)) from error
+            raise self._record_failure(cast(CodegenError, error)) from error
 
-    def _judge(self, error: CodegenError) -> CodegenError:
+    def _record_failure(self, error: CodegenError) -> CodegenError:
         """Return an error that `is_restartable` accepts if and only if the stage is restarted."""
         self._num_failures += 1
-        failure = type(error).__name__, self._step
-        is_repeated = (
-            self._step is None if self._num_failures == 1 else failure == self._last_failure
-        )
+        failure, last_failure = (type(error).__name__, self._step), self._last_failure
         self._last_failure = failure
-        if self._is_external or (is_repeated and self._num_failures == 1):
+        has_no_step = last_failure is None and self._step is None
+        if self._is_external or has_no_step:
             return TrainingError(error.got, expected=error.expected, fix=error.fix)
-        if is_repeated:
+        if failure == last_failure:
             where = "before its first step" if self._step is None else f"after step {self._step}"
             return TrainingError(
                 f"stage {self._stage} failed twice {where}, without progress in between: "

@@ -74,7 +74,7 @@ def excess_warning(
     training = context.execution.training
     is_due = True
 
-    def take(step: StepMetrics) -> None:
+    def check_step(step: StepMetrics) -> None:
         nonlocal is_due
         if is_due and step.step >= _NUM_FORECAST_STEPS:
             is_due = False
@@ -85,7 +85,7 @@ def excess_warning(
             if message:
                 context.warn(message)
 
-    return take
+    return check_step
 
 
 def forecast_usage(

@@ -26,12 +26,14 @@ import requests
 from alembic.script import ScriptDirectory
 from filelock import FileLock
 from mlflow import MlflowClient
+from mlflow.entities import ViewType
 from mlflow.environment_variables import (
     MLFLOW_TRACKING_CLIENT_CERT_PATH,
     MLFLOW_TRACKING_INSECURE_TLS,
     MLFLOW_TRACKING_SERVER_CERT_PATH,
 )
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from requests import RequestException
 from sqlalchemy import create_engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -60,6 +62,9 @@ _LOG_LEVELS = {
     "mlflow.store.db.utils": logging.CRITICAL,  # logs tracebacks of errors that it also raises
     "mlflow.system_metrics.system_metrics_monitor": logging.WARNING,  # logs each start and stop
 }
+
+_MAX_EXPERIMENTS = 1000
+"""Of a search; more than a server has (assumption)."""
 
 
 def absolute_uri(uri: str) -> str:
@@ -166,6 +171,25 @@ def none_if_deleted(call: Callable[[], T]) -> T | None:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise
         return None
+
+
+def list_experiment_ids(client: MlflowClient, view_type: int = ViewType.ACTIVE_ONLY) -> list[str]:
+    """Return the ids of all experiments of a server."""
+    experiments = client.search_experiments(max_results=_MAX_EXPERIMENTS, view_type=view_type)
+    return [experiment.experiment_id for experiment in experiments]
+
+
+def read_pages(read_page: Callable[[str | None], PagedList[T]]) -> Iterator[T]:
+    """Yield the items of all pages of a search.
+
+    Args:
+        read_page: returns the page with a token; None is the token of the first page.
+    """
+    page = read_page(None)
+    yield from page
+    while page.token:
+        page = read_page(page.token)
+        yield from page
 
 
 def _open_client(uri: str) -> MlflowClient:

@@ -128,7 +128,7 @@ class Watchdog:
     def _describe_stall(self, limit: _Limit) -> StageStalledError:
         """Collect process states and stacks, append the stacks to the log, and return the error."""
         states = self._collect_stacks()
-        ranks = sorted(self._beats, key=lambda rank: self._suspicion(rank, states))
+        ranks = sorted(self._beats, key=lambda rank: self._report_order(rank, states))
         self._log_stacks(ranks, states)
         num_steps = min((beat.step for beat in self._beats.values()), default=0)
         texts = [self._describe_rank(rank, states[rank]) for rank in ranks[:_MAX_NAMED_RANKS]]
@@ -159,10 +159,12 @@ class Watchdog:
             time.sleep(_POLL_INTERVAL_S)
         return {rank: read_process_state(self._work, rank) for rank in self._beats}
 
-    def _suspicion(self, rank: int, states: dict[int, str | None]) -> tuple[bool, tuple[int, int]]:
+    def _report_order(
+        self, rank: int, states: dict[int, str | None]
+    ) -> tuple[bool, tuple[int, int]]:
         """The order of ranks in the message: first those that cannot run, then the slowest."""
-        is_able = states[rank] is not None and states[rank] not in _BLOCKED_STATES
-        return is_able, self._beats[rank].position
+        can_run = states[rank] is not None and states[rank] not in _BLOCKED_STATES
+        return can_run, self._beats[rank].position
 
     def _describe_rank(self, rank: int, state: str | None) -> str:
         beat = self._beats[rank]

@@ -4,7 +4,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: install run test test-slow test-nightly lint lock bench bench-data bench-train bench-eval ui clean help
+.PHONY: install run test test-slow test-infrastructure test-nightly lint lock bench bench-data bench-train bench-eval ui clean help
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*##/\t/' | expand -t 12
@@ -21,10 +21,14 @@ PYTEST := $(BIN)/python -m pytest --dist loadfile --no-loadscope-reorder
 
 # For two cores: the fast tests wait for a third of the time (servers, sockets, ends of processes).
 test: $(READY)   ## fast tests
-	$(PYTEST) -n 3 -m "not process_heavy and not nightly"
+	$(PYTEST) -n 3 -m "not process_heavy and not infrastructure and not nightly"
 
 test-slow: $(READY)  ## tests that start long processes repeatedly
-	$(PYTEST) -n 2 -m "process_heavy and not nightly"
+	$(PYTEST) -n 2 -m "process_heavy and not infrastructure and not nightly"
+
+# Tests skip what this machine cannot run, with the reason.
+test-infrastructure: $(READY)  ## PostgreSQL, S3, sign-in, two hosts, Slurm: as root, with the packages that .ci/run installs
+	$(PYTEST) -n 2 -m "infrastructure and not nightly"
 
 test-nightly: $(READY)  ## complete pipelines with servers, faults and promotions: an hour
 	$(PYTEST) -n 2 -m nightly

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 import psutil
 import uvicorn
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -37,6 +37,7 @@ from components.evaluation.sampling.completion import (
     complete,
 )
 from components.model.config import Temperature
+from flows.servers.completion_metrics import CompletionMetrics
 from flows.servers.request_limits import BodyLimit, RequestLimits, error_document, server_config
 
 if TYPE_CHECKING:
@@ -140,12 +141,18 @@ def create_app(
     """
     app = FastAPI(title=name, description="Completes code. Completions are not checked.")
     queue = _Queue(limits)
+    metrics = CompletionMetrics(name, digest)
     app.add_middleware(BodyLimit, limits=limits)
+    app.add_middleware(metrics.measure, path="/v1/completions")
     app.add_middleware(HttpGuard, names=host_names)  # The outermost: it refuses before reading.
 
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok"}
+
+    @app.get("/metrics")
+    async def prometheus_metrics() -> Response:
+        return metrics.response()
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
@@ -171,6 +178,7 @@ def create_app(
             for index, completion in enumerate(results)
         ]
         num_tokens = sum(completion.num_tokens for completion in results)
+        metrics.tokens.inc(num_tokens)
         return {
             "id": f"cmpl-{uuid.uuid4().hex}",
             "object": "text_completion",

@@ -89,6 +89,10 @@ class Execution(Config):
     max_restarts: int = Field(default=3, ge=0)
     """Automatic restarts after a crash, a preemption or a stall (assumption): of a training stage,
     and of the run of a deployment whose process is gone."""
+    metrics_port: int | None = Field(default=None, ge=1, le=65_535)
+    """Port for Prometheus metrics while a stage is trained. None: no port is opened."""
+    metrics_host: str = "127.0.0.1"
+    """Address of the port. The metrics are readable without a password."""
     evaluation_workers: int = Field(default=2, ge=1)
     """Number of processes that execute generated code, each in its own sandbox."""
     sandbox: SandboxKind | None = None

@@ -21,6 +21,7 @@ from components.core.errors import (
 from components.core.fingerprint import sha256_file
 from components.core.locks import exclusive_lock, user_lock_path
 from flows.runtime.context import FlowContext
+from flows.runtime.monitoring import training_metrics
 from flows.runtime.prefect_artifacts import stage_progress
 from flows.runtime.training_view import format_step, training_view
 from flows.settings.execution import Execution
@@ -120,6 +121,7 @@ def run_stage(
             run.metric_stream() as log_metrics,
             training_view(stage, num_steps, context.console) as show,
             stage_progress(recipe.name, stage, num_steps) as update_progress,
+            training_metrics(context.execution, recipe.name, stage, num_steps) as export_metrics,
         ):
 
             def on_step(step: StepMetrics) -> None:
@@ -127,6 +129,7 @@ def run_stage(
                 if restarts.record_step(step.step):
                     metrics |= _report_restarts(stage, read_restarts(folder / RESTARTS_FILE))
                 show(step)
+                export_metrics(step)
                 update_progress(step.step, format_step(step, num_steps))
                 log_metrics(metrics)
                 warn_of_excess(step)

@@ -39,10 +39,13 @@ class Server(NamedTuple):
     port: int
 
     def get(self, path: str) -> Any:
+        return json.loads(self.get_text(path))
+
+    def get_text(self, path: str) -> str:
         with urllib.request.urlopen(
             f"http://127.0.0.1:{self.port}{path}", timeout=WAIT_S
         ) as answer:
-            return json.load(answer)
+            return str(answer.read().decode())
 
     def complete(self, body: Any) -> tuple[int, Any]:
         """Return status and response of a completion request; a string is sent unchanged."""
@@ -110,6 +113,7 @@ def test_a_completion_ends_at_the_end_of_text_token(server: Server) -> None:
     assert (status, "def add(a" + choice["text"], choice["finish_reason"]) == (200, PROGRAM, "stop")
     (model,) = server.get("/v1/models")["data"]
     assert (response["model"], response["digest"]) == (model["id"], model["digest"])
+    assert 'codegen_requests_total{status="200"} 1.0' in server.get_text("/metrics")
 
 
 def test_a_completion_ends_at_a_stop_text_or_at_max_tokens(server: Server) -> None:

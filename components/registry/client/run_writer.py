@@ -41,6 +41,10 @@ FLUSH_INTERVAL_S = 2.0
 SAMPLE_INTERVAL_S = 2.0
 """Time between two samples, which take about 10 ms each. The environment variable
 MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it."""
+_MAX_SAMPLE_INTERVAL_S = 60.0
+_SAMPLES_PER_DURATION = 1_000
+"""The interval grows with a run, to its duration divided by this number, up to the maximum.
+Otherwise a stage of weeks would write tens of millions of rows to the database (docs/scale.md)."""
 
 RecordRow = Callable[[Config | Mapping[str, Any]], None]
 
@@ -197,6 +201,12 @@ class MetricBuffer:
             del self._pending[: len(batch)]
 
 
+def sample_interval_s(shortest_s: float, duration_s: float) -> float:
+    """Return the time until the next sample of a run that has taken `duration_s` so far."""
+    longest_s = max(shortest_s, _MAX_SAMPLE_INTERVAL_S)
+    return min(longest_s, max(shortest_s, duration_s / _SAMPLES_PER_DURATION))
+
+
 class SystemMetrics(SystemMetricsMonitor):  # type: ignore[misc]
     """Samples CPU, memory, disk, network and GPUs of a run (`system/cpu_...`) by sample number.
 
@@ -206,6 +216,7 @@ class SystemMetrics(SystemMetricsMonitor):  # type: ignore[misc]
 
     def __init__(self, run_id: str, uri: str, buffer: MetricBuffer) -> None:
         super().__init__(run_id, sampling_interval=SAMPLE_INTERVAL_S, tracking_uri=uri)
+        self._started = time.monotonic()
         self._buffer = buffer
         self._num_samples = 0
         self.collect_metrics()  # CPU time is measured between samples; the first is invalid.
@@ -214,10 +225,13 @@ class SystemMetrics(SystemMetricsMonitor):  # type: ignore[misc]
     def monitor(self) -> None:
         """Sample until `finish`; runs in MLflow's thread."""
         try:
-            while not self._shutdown_event.wait(self.sampling_interval):
+            while not self._shutdown_event.wait(self._next_interval_s()):
                 self._sample()
         except TrackingError as error:  # `finish` writes the rest and raises the error again.
             logger.warning("sampling of system metrics stopped: %s", error.got)
+
+    def _next_interval_s(self) -> float:
+        return sample_interval_s(self.sampling_interval, time.monotonic() - self._started)
 
     def finish(self) -> None:
         """Stop sampling and write all pending samples.

@@ -22,6 +22,7 @@ from components.core.artifact import Artifact
 from components.core.errors import TrackingError
 from components.core.store import Store
 from components.registry.client import run_writer
+from components.registry.client.run_writer import sample_interval_s
 from components.registry.tracking import TrackedRun, Tracking
 
 
@@ -308,3 +309,20 @@ def test_the_model_lock_ignores_other_models_and_servers(lock_folder: Path) -> N
         other_server.model_lock(NAME),
     ):
         pass
+
+
+@pytest.mark.parametrize(
+    ("shortest_s", "duration_s", "expected_s"),
+    [
+        (2.0, 0.0, 2.0),
+        (2.0, 2_000.0, 2.0),
+        (2.0, 5_000.0, 5.0),
+        (2.0, 60_000.0, 60.0),
+        (2.0, 10_000_000.0, 60.0),
+        (300.0, 10_000_000.0, 300.0),  # set by the user
+    ],
+)
+def test_the_interval_of_system_metrics_grows_with_a_run(
+    shortest_s: float, duration_s: float, expected_s: float
+) -> None:
+    assert sample_interval_s(shortest_s, duration_s) == expected_s

@@ -206,7 +206,7 @@ def _next_section(results: RunResults) -> Section:
     """Commands to continue with."""
     items = [
         ("codegen ui", "start the Prefect UI and the MLflow UI on loopback"),
-        ("make run", "repeat the run; all steps are reused within seconds"),
+        ("codegen run ...", "repeat the command of this run; all steps are reused within seconds"),
         ("codegen artifacts", "list all artifacts in the store"),
     ]
     last_stage = results.stages[-1] if results.checkpoints else ""

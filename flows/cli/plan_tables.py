@@ -26,6 +26,11 @@ _MIN_HOURS = 0.1
 MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers")
 
 
+def _format_count(number: int) -> str:
+    """Return, for example, `16.032B`, `355.7M` or `0.1M`."""
+    return f"{number / 1e9:,.3f}B" if number >= 1e9 else f"{number / 1e6:,.1f}M"
+
+
 def print_plan(
     result: RunPlan,
     recipe: Recipe,
@@ -51,8 +56,9 @@ def print_plan(
 
     activations = "recomputed" if layout.activation_checkpoint_interval else "stored"
     print_sentences(
-        f"{recipe.name}: {plan.num_parameters / 1e9:,.3f}B parameters on {layout.world_size:,} x "
-        f"{device.title}, {layout.precision}, micro-batch {layout.micro_batch}, "
+        f"{recipe.name}: {_format_count(plan.num_parameters)} parameters on "
+        f"{layout.world_size:,} x {device.title}, {layout.precision}, "
+        f"micro-batch {layout.micro_batch}, "
         f"activations {activations}, offload {layout.offload}\n"
     )
     table, unit = _memory_table(plan)

@@ -61,14 +61,23 @@ def check_benchmarks(recipe: Recipe, execution: Execution) -> None:
     """Check that every benchmark of the recipe can be searched for and evaluated.
 
     Raises:
-        ConfigError: a selected problem of MTPB does not exist, or the gate of a stage requires a
-            benchmark that is skipped.
+        ConfigError: a selected problem of MTPB does not exist, the gate of a stage requires a
+            benchmark that is skipped, or `benchmark_files` names a benchmark that the recipe does
+            not have.
         EvaluationError: the file of a benchmark is missing, has another SHA-256, or has an invalid
             line.
     """
     from components.evaluation.benchmarks.benchmark_files import load_protocol
     from components.evaluation.benchmarks.custom_benchmark import read_search_texts
 
+    # CODEGEN_MTPB sets the path of MTPB for all recipes.
+    if unknown := execution.benchmark_files.keys() - recipe.benchmarks.keys() - {"mtpb"}:
+        raise ConfigError(
+            f"benchmark_files has {', '.join(sorted(unknown))}",
+            expected="benchmarks of the recipe: "
+            f"{', '.join(sorted(recipe.benchmarks)) or 'it has none'}",
+            fix="correct the name, or add the benchmark to the recipe: --set benchmarks.NAME=...",
+        )
     searched, evaluated = recipe.searched_benchmarks(), recipe.evaluated_benchmarks
     files = execution.find_benchmarks({**searched, **evaluated})
     for stage, gate in recipe.stage_gates.items():

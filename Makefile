@@ -27,7 +27,7 @@ test-slow: $(READY)  ## tests that start long processes repeatedly
 	$(PYTEST) -n 2 -m "process_heavy and not infrastructure and not nightly"
 
 # Tests skip what this machine cannot run, with the reason.
-test-infrastructure: $(READY)  ## PostgreSQL, S3, sign-in, two hosts, Slurm: as root, with the packages that .ci/run installs
+test-infrastructure: $(READY)  ## tests that start servers of a team: as root, with the packages of .ci/run
 	$(PYTEST) -n 2 -m "infrastructure and not nightly"
 
 test-nightly: $(READY)  ## complete pipelines with servers, faults and promotions: an hour

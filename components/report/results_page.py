@@ -206,7 +206,6 @@ def _next_section(results: RunResults) -> Section:
     """Commands to continue with."""
     items = [
         ("codegen ui", "start the Prefect UI and the MLflow UI on loopback"),
-        ("codegen run ...", "repeat the command of this run; all steps are reused within seconds"),
         ("codegen artifacts", "list all artifacts in the store"),
     ]
     last_stage = results.stages[-1] if results.checkpoints else ""
@@ -222,7 +221,8 @@ def _next_section(results: RunResults) -> Section:
     commands = KeyValueList(
         items=tuple((command, Cell(purpose)) for command, purpose in items), commands=True
     )
-    return section("next", "Next steps", "", commands)
+    note = "If you repeat the command of this run, all steps are reused within seconds."
+    return section("next", "Next steps", note, commands)
 
 
 def _load_command(name: str, alias: str, tracking_uri: str) -> str:

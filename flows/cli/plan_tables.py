@@ -26,11 +26,6 @@ _MIN_HOURS = 0.1
 MEMORY_COLUMNS = ("weights", "gradients", "optimizer", "activations", "buffers")
 
 
-def _format_count(number: int) -> str:
-    """Return, for example, `16.032B`, `355.7M` or `0.1M`."""
-    return f"{number / 1e9:,.3f}B" if number >= 1e9 else f"{number / 1e6:,.1f}M"
-
-
 def print_plan(
     result: RunPlan,
     recipe: Recipe,
@@ -225,6 +220,11 @@ def _number_table(columns: list[str]) -> Table:
 def _time_cells(hours: float, cost: float | None) -> list[str]:
     cells = [f"{hours:,.2f}" if hours >= _MIN_HOURS else f"{hours:.1e}"]
     return cells if cost is None else [*cells, f"{cost:,.2f}"]
+
+
+def _format_count(number: int) -> str:
+    """Return, for example, `16.032B`, `355.7M` or `0.1M`."""
+    return f"{number / 1e9:,.3f}B" if number >= 1e9 else f"{number / 1e6:,.1f}M"
 
 
 def format_size(num_bytes: int) -> str:

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from components.evaluation.sampling.sampler import SamplerProtocol
 
+_COMPLETIONS_PATH = "/v1/completions"
 _IP_FAMILIES = (socket.AF_INET, socket.AF_INET6)
 _MAX_PROMPT_CHARS = 1_000_000
 """Far more than any context, far less than memory (assumption)."""
@@ -143,7 +144,7 @@ def create_app(
     queue = _Queue(limits)
     metrics = CompletionMetrics(name, digest)
     app.add_middleware(BodyLimit, limits=limits)
-    app.add_middleware(metrics.measure, path="/v1/completions")
+    app.add_middleware(metrics.measure, path=_COMPLETIONS_PATH)
     app.add_middleware(HttpGuard, names=host_names)  # The outermost: it refuses before reading.
 
     @app.get("/health")
@@ -161,7 +162,7 @@ def create_app(
             "data": [{"id": name, "object": "model", "owned_by": "codegen", "digest": digest}],
         }
 
-    @app.post("/v1/completions")
+    @app.post(_COMPLETIONS_PATH)
     async def completions(request: CompletionRequest, connection: Request) -> dict[str, Any]:
         params = request.sampling_params()
         results = await queue.run(
@@ -322,7 +323,7 @@ def serve(
 
     with _listen(host, port) as listener, open_sampler(checkpoint) as sampler:
         console.print(
-            f"{name}  {digest[:12]}  http://{_url_host(host)}:{port}/v1/completions  "
+            f"{name}  {digest[:12]}  http://{_url_host(host)}:{port}{_COMPLETIONS_PATH}  "
             "(described at /docs)",
             soft_wrap=True,
             markup=False,

@@ -159,16 +159,16 @@ def load_vocabulary(execution: Execution) -> Artifact:
     """
     from components.data.archives.fetch import PackageIndex
     from components.data.archives.pull import VOCABULARY
+    from components.data.archives.vocabulary import OwnRanks
     from components.data.archives.vocabulary import load_vocabulary as load_pinned
     from components.data.dvc.dvc_repo import DATA
     from components.tokenizer.vocabulary import read_own_ranks
 
-    own_path = execution.vocabulary
+    own_path = Path(execution.vocabulary) if execution.vocabulary else None
     return load_pinned(
         load_archive_pins(execution).vocabulary,
         execution.workspace_path / "cache",
-        own_ranks=read_own_ranks(Path(own_path)) if own_path else None,
-        own_path=Path(own_path) if own_path else None,
+        own_ranks=OwnRanks(own_path, read_own_ranks(own_path)) if own_path else None,
         copy=execution.project_path / DATA / VOCABULARY,
         archives=Path(execution.archives) if execution.archives else None,
         index=lambda: PackageIndex.from_pip(os.environ),

@@ -14,24 +14,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import secrets
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fixtures.postgres import Postgres, postgres_server
+from fixtures.prefect_on_postgres import DATABASE, prefect_on_postgres
+from fixtures.tracking_server import tracking_server
 
-from components.core.network import free_port, health_error
-
-_START_S = 300.0
 _BATCH = 1_000
 """Points of a request; the most that MLflow accepts, and what flows send after an outage."""
 _NUM_METRICS = 10
@@ -42,29 +38,9 @@ _NUM_PROCESSES = 4
 _PAPER_TOKENS = {"nl": 354_700_000_000, "multi": 119_200_000_000, "mono": 71_700_000_000}
 """docs/paper.md, section 1; of the Pile without GitHub."""
 _METRICS_PER_STEP = 28
-"""Rows of a step, counted in the database of a tiny run: 14 metrics, each over steps and tokens."""
+"""Rows of a step, counted after a run of the starter: 14 metrics, each over steps and tokens."""
 _SYSTEM_METRICS = 8 + 8 * 4
 """Rows of a sample: 8 of a host (counted), and 4 for each of 8 GPUs (MLflow's sensors, read)."""
-
-
-@contextmanager
-def server(command: list[str], health_url: str, environment: dict[str, str]) -> Iterator[None]:
-    """Run a server during the block."""
-    with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(
-            command, env={**os.environ, **environment}, stdout=log, stderr=log
-        )
-        try:
-            deadline = time.monotonic() + _START_S
-            while health_error(health_url, 2):
-                if process.poll() is not None or time.monotonic() > deadline:
-                    log.seek(0)
-                    raise SystemExit(log.read().decode(errors="replace")[-2_000:])
-                time.sleep(0.2)
-            yield
-        finally:
-            process.terminate()
-            process.wait()
 
 
 def timed(function: Callable[[], object], repetitions: int = 5) -> str:
@@ -82,17 +58,12 @@ def timed(function: Callable[[], object], repetitions: int = 5) -> str:
 
 def measure_mlflow(num_runs: int, num_points: int) -> None:
     """Write runs with metrics, then read them."""
-    with postgres_server() as postgres, tempfile.TemporaryDirectory() as artifacts:
+    with postgres_server() as postgres, tempfile.TemporaryDirectory() as folder:
         postgres.create_database("mlflow")
-        port = free_port()
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(port)]
-        options = ["--workers", "2", "--artifacts-destination", artifacts]
-        environment = {"MLFLOW_BACKEND_STORE_URI": postgres.uri("mlflow")}
-        url = f"http://127.0.0.1:{port}"
-        with server([*command, *options], f"{url}/health", environment):
-            _write_runs(url, num_runs, num_points)
+        with tracking_server(Path(folder), postgres.uri("mlflow")) as server:
+            _write_runs(server.uri, num_runs, num_points)
             _print_size(postgres, "mlflow")
-            _read_runs(url)
+            _read_runs(server.uri)
 
 
 def _write_runs(url: str, num_runs: int, num_points: int) -> None:
@@ -164,25 +135,10 @@ def _print_size(postgres: Postgres, database: str) -> None:
 
 def measure_prefect(num_runs: int, num_tasks: int) -> None:
     """Start flow runs at the same time, and measure requests of the UI meanwhile."""
-    with postgres_server() as postgres, tempfile.TemporaryDirectory() as home:
-        postgres.create_database("prefect")
-        port = free_port()
-        url = f"http://127.0.0.1:{port}/api"
-        secret = f"codegen:{secrets.token_urlsafe(16)}"
-        os.environ |= {
-            "PREFECT_HOME": home,
-            "PREFECT_API_URL": url,
-            "PREFECT_API_AUTH_STRING": secret,
-            "PREFECT_LOGGING_LEVEL": "ERROR",
-        }
-        environment = {
-            "PREFECT_SERVER_API_AUTH_STRING": secret,
-            "PREFECT_API_DATABASE_CONNECTION_URL": postgres.uri("prefect", "postgresql+asyncpg"),
-        }
-        command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(port)]
-        with server(command, f"{url}/health", environment):
-            _run_flows(num_runs, num_tasks)
-            _print_size(postgres, "prefect")
+    with tempfile.TemporaryDirectory() as folder, prefect_on_postgres(Path(folder)) as server:
+        os.environ |= server.client_settings(Path(folder)) | {"PREFECT_LOGGING_LEVEL": "ERROR"}
+        _run_flows(num_runs, num_tasks)
+        _print_size(server.postgres, DATABASE)
 
 
 def _run_flows(num_runs: int, num_tasks: int) -> None:
@@ -210,14 +166,13 @@ def _run_flows(num_runs: int, num_tasks: int) -> None:
             client.read_flow_runs(limit=200, offset=offset) for offset in range(0, num_runs, 200)
         ]
     states = [run.state.name for page in runs for run in page if run.state]
-    latencies.sort()
     print(
         f"{len(names)} flow runs at the same time, {num_tasks} tasks each: {duration_s:.0f} s; "
         f"{states.count('Completed')} Completed"
     )
     print(
         f"a list of 50 flow runs meanwhile: median {statistics.median(latencies) * 1e3:,.0f} ms, "
-        f"95 % within {latencies[int(0.95 * len(latencies))] * 1e3:,.0f} ms"
+        f"95 % within {statistics.quantiles(latencies, n=20)[-1] * 1e3:,.0f} ms"
     )
 
 
@@ -252,7 +207,7 @@ def estimate(recipe_name: str, num_gpus: int) -> None:
     from components.dataset.config import RANGE_BYTES
     from components.dataset.shards import SHARD_TOKENS, TOKEN_DTYPE
     from components.evaluation.workload import sampling_work
-    from components.registry.client.run_writer import SAMPLE_INTERVAL_S, sample_interval_s
+    from components.registry.client.run_writer import SAMPLE_INTERVAL_S
     from components.training.config import ParallelLayout, TrainingExecution
     from components.training.planning.devices import find_device
     from components.training.planning.memory import checkpoint_bytes
@@ -275,7 +230,7 @@ def estimate(recipe_name: str, num_gpus: int) -> None:
         interval_s = step_s * execution.checkpoint_every_steps
         num_sequences = stage.tokens // recipe.model.context_length
         duration_s = stage.hours * 3_600
-        num_samples = _num_samples(duration_s, sample_interval_s, SAMPLE_INTERVAL_S)
+        num_samples = _num_samples(duration_s)
         num_constant = round(duration_s / SAMPLE_INTERVAL_S)
         print(
             f"stage {stage.name}: {num_steps:,} steps of {step_s:.1f} s on {num_gpus} GPUs\n"
@@ -289,15 +244,16 @@ def estimate(recipe_name: str, num_gpus: int) -> None:
             f"  heartbeats in Prefect: {round(duration_s / HEARTBEAT_S):,}"
         )
     work = sampling_work(recipe.evaluation)
-    print("programs of a stage:", ", ".join(f"{part.name} {part.num_samples:,}" for part in work))
+    print("samples of a stage:", ", ".join(f"{part.name} {part.num_samples:,}" for part in work))
 
 
-def _num_samples(
-    duration_s: float, interval: Callable[[float, float], float], shortest_s: float
-) -> int:
+def _num_samples(duration_s: float) -> int:
+    """Return how often the system metrics of a run are sampled."""
+    from components.registry.client.run_writer import SAMPLE_INTERVAL_S, sample_interval_s
+
     elapsed_s, number = 0.0, 0
     while elapsed_s < duration_s:
-        elapsed_s += interval(shortest_s, elapsed_s)
+        elapsed_s += sample_interval_s(SAMPLE_INTERVAL_S, elapsed_s)
         number += 1
     return number
 

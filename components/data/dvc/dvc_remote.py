@@ -226,7 +226,8 @@ class _Remote:
         """
         copy_objects(self._odb, self.cache, list(objects), advance, verify=True)
         if corrupt := [oid for oid in objects if not object_exists(self.cache, oid)]:
-            uri = self._odb.fs.unstrip_protocol(self._odb.oid_to_path(corrupt[0]))
+            path = self._odb.oid_to_path(corrupt[0])
+            uri = redact_credentials(str(self._odb.fs.unstrip_protocol(path)))
             raise RemoteError(
                 f"the DVC remote {self.name} has damaged bytes of {_labels(objects, corrupt)}",
                 expected=f"bytes with the md5 in their name, such as {corrupt[0]}",
@@ -254,7 +255,7 @@ def _open_remote(project: Path, doing: str) -> Iterator[_Remote]:
                 odb = repo.cloud.get_remote_odb()
             except (DvcConfigError, ImportError, RemoteMissingDepsError) as error:
                 raise RemoteError(
-                    f"the DVC remote {name} cannot be used: {error}",
+                    f"the DVC remote {name} cannot be used: {redact_credentials(str(error))}",
                     expected="a remote of an installed type, without cloud versioning",
                     fix="install its packages, change it with "
                     f"`dvc remote modify {name}`, or select another with `dvc remote default`",

@@ -39,11 +39,11 @@ logger = logging.getLogger(__name__)
 FLUSH_INTERVAL_S = 2.0
 """Maximum delay of a metric, so that MLflow's charts follow a training."""
 SAMPLE_INTERVAL_S = 2.0
-"""Time between two samples, which take about 10 ms each. The environment variable
+"""Shortest time between two samples, which take about 10 ms each. The environment variable
 MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL overrides it."""
 _MAX_SAMPLE_INTERVAL_S = 60.0
-_SAMPLES_PER_DURATION = 1_000
-"""The interval grows with a run, to its duration divided by this number, up to the maximum.
+_INTERVAL_SHARE = 0.001
+"""The interval grows with a run, to this share of its duration, up to the maximum.
 Otherwise a stage of weeks would write tens of millions of rows to the database (docs/scale.md)."""
 
 RecordRow = Callable[[Config | Mapping[str, Any]], None]
@@ -204,7 +204,7 @@ class MetricBuffer:
 def sample_interval_s(shortest_s: float, duration_s: float) -> float:
     """Return the time until the next sample of a run that has taken `duration_s` so far."""
     longest_s = max(shortest_s, _MAX_SAMPLE_INTERVAL_S)
-    return min(longest_s, max(shortest_s, duration_s / _SAMPLES_PER_DURATION))
+    return min(longest_s, max(shortest_s, duration_s * _INTERVAL_SHARE))
 
 
 class SystemMetrics(SystemMetricsMonitor):  # type: ignore[misc]

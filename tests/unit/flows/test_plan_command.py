@@ -39,6 +39,10 @@ def memory_rows(text: str) -> list[list[str]]:
     return [line.split() for line in text.splitlines() if re.match(r"[0-3] +[\d,]+\.", line)]
 
 
+def test_a_small_model_has_its_parameters_in_millions() -> None:
+    assert "356.7M parameters on 1 x NVIDIA H100" in run_plan("--model", "350m", *PAPER_TOKENS)
+
+
 def test_a_plan_of_16b_on_64_gpus_has_the_expected_numbers() -> None:
     text = run_plan(
         "--model", "16b", "--gpus", "64", "--gpu", "h100", "--price", "2.50", *PAPER_TOKENS

@@ -22,7 +22,6 @@ from components.core.artifact import Artifact
 from components.core.errors import TrackingError
 from components.core.store import Store
 from components.registry.client import run_writer
-from components.registry.client.run_writer import sample_interval_s
 from components.registry.tracking import TrackedRun, Tracking
 
 
@@ -325,4 +324,4 @@ def test_the_model_lock_ignores_other_models_and_servers(lock_folder: Path) -> N
 def test_the_interval_of_system_metrics_grows_with_a_run(
     shortest_s: float, duration_s: float, expected_s: float
 ) -> None:
-    assert sample_interval_s(shortest_s, duration_s) == expected_s
+    assert run_writer.sample_interval_s(shortest_s, duration_s) == expected_s

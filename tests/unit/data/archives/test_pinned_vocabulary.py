@@ -13,7 +13,7 @@ from fixtures.projects import UNREACHABLE_INDEX, FixtureArchives, pull_fixtures
 
 from components.core.errors import DataError, FetchError
 from components.core.fingerprint import sha256_file
-from components.data.archives.vocabulary import RANKS_FILE, load_vocabulary
+from components.data.archives.vocabulary import RANKS_FILE, OwnRanks, load_vocabulary
 from components.tokenizer.vocabulary import byte_characters, read_own_ranks
 
 GOLDEN = Path(__file__).parents[3] / "golden" / "gpt2.tiktoken.xz"
@@ -79,15 +79,12 @@ def test_a_file_of_the_user_must_have_the_pinned_bytes(
     fixture_archives: FixtureArchives, tmp_path: Path
 ) -> None:
     ranks = Path(load(fixture_archives, tmp_path / "cache").address) / RANKS_FILE
-    own = load(fixture_archives, tmp_path / "own", archives=None, own_ranks=ranks.read_bytes())
+    pinned = OwnRanks(ranks, ranks.read_bytes())
+    own = load(fixture_archives, tmp_path / "own", archives=None, own_ranks=pinned)
     assert own.digest == load(fixture_archives, tmp_path / "cache").digest
     with pytest.raises(DataError) as caught:
-        load(
-            fixture_archives,
-            tmp_path / "other",
-            own_ranks=b"IQ== 0\n",
-            own_path=tmp_path / "vocab.json",
-        )
+        other = OwnRanks(tmp_path / "vocab.json", b"IQ== 0\n")
+        load(fixture_archives, tmp_path / "other", own_ranks=other)
     assert str(tmp_path / "vocab.json") in caught.value.got
     assert "CODEGEN_VOCABULARY" in caught.value.fix
     assert not (tmp_path / "other").exists()

@@ -8,7 +8,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -223,6 +225,19 @@ def test_unreachable_remote_raises_remote_error(pushed, fixture_archives, tmp_pa
     )
 
 
+class EmptyServer(BaseHTTPRequestHandler):
+    """A remote without objects."""
+
+    def do_HEAD(self):
+        self.send_error(404)
+
+    def do_GET(self):
+        self.send_error(404)
+
+    def log_message(self, *_):
+        """Keep the output of the tests free of requests."""
+
+
 def test_unreachable_s3_endpoint_raises_remote_error(project, fixture_archives, monkeypatch):
     pull_fixtures(project, fixture_archives)
     add_remote(project, "s3://team/prefix")
@@ -237,6 +252,20 @@ def test_unreachable_s3_endpoint_raises_remote_error(project, fixture_archives, 
         RemoteError, match=r"the DVC remote backup failed while .* Could not connect"
     ):
         push(project)
+
+
+def test_the_url_of_a_remote_is_shown_without_its_password(project, fixture_archives):
+    pull_fixtures(project, fixture_archives)
+    with ThreadingHTTPServer(("127.0.0.1", 0), EmptyServer) as server:
+        threading.Thread(target=server.serve_forever).start()
+        port = server.server_port
+        add_remote(project, f"http://ada:lovelace@127.0.0.1:{port}/corpora")
+        try:
+            state = check_remote(project)
+        finally:
+            server.shutdown()
+    assert state.url == f"http://USER:PASSWORD@127.0.0.1:{port}/corpora"
+    assert state.missing
 
 
 def test_pull_uses_archives_if_the_remote_is_invalid(project, fixture_archives):
